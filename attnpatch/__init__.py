@@ -1,0 +1,29 @@
+"""attnpatch changes how a pretrained Hugging Face model attends: one line in, one line out, bit for bit."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from attnpatch import methods as _shipped  # registers the names
+from attnpatch.patching import (
+    AttnPatchError,
+    Config,
+    Method,
+    Patch,
+    UnsupportedCallError,
+    UnsupportedModelError,
+    apply,
+    methods,
+    patches,
+    register,
+)
+
+try:
+    __version__ = version("attnpatch")
+except PackageNotFoundError:  # a bare checkout on the path
+    __version__ = "0+unknown"
+
+del _shipped
+
+__all__ = [
+    "AttnPatchError", "Config", "Method", "Patch", "UnsupportedCallError", "UnsupportedModelError", "__version__",
+    "apply", "methods", "patches", "register",
+]  # fmt: skip

@@ -1,0 +1,252 @@
+"""What a method sees: the forward it is part of, and one attention call at one site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attnpatch import kernels
+from attnpatch.kernels import Causal, Window
+from attnpatch.patching.errors import UnsupportedCallError
+from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
+
+if TYPE_CHECKING:
+    from attnpatch.patching.report import SiteStats
+    from attnpatch.patching.sites import Site
+
+Inner = Callable[["Call"], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+class Forward:
+    """One forward pass of the text model, shared by all its attention calls.
+
+    offset: absolute index of its first token; index: number of the sequence since `apply()` (a new one starts at
+    offset 0 and keeps its number while its cache lives); state: a dict that lives and dies with the cache.
+    """
+
+    __slots__ = (
+        "batch", "calls", "declared_prompt", "index", "offset", "padding", "pairs", "q_len", "ready_mask", "spans_at",
+        "state",
+    )  # fmt: skip
+
+    def __init__(self, *, batch, q_len, offset, padding, ready_mask, index, state, declared_prompt) -> None:
+        self.batch: int = batch
+        self.q_len: int = q_len
+        self.offset: int = offset
+        self.padding: torch.Tensor | None = padding
+        self.ready_mask: bool = ready_mask
+        self.index: int = index
+        self.state: dict = state
+        self.declared_prompt: int | None = declared_prompt
+        self.calls = 0
+        self.pairs: dict = {}
+        self.spans_at: dict = {}
+
+    @property
+    def prompt_end(self) -> int:
+        """Absolute index just behind the prompt; rows before it are prefill, rows from it on are decode.
+
+        Raises UnsupportedCallError when several tokens arrive behind a cache: the next piece of a prompt and
+        drafted tokens look the same there.
+        """
+        if self.declared_prompt is not None:
+            return self.declared_prompt
+        if self.offset == 0:
+            return self.q_len
+        if self.q_len == 1:
+            return self.state.get("prompt_end", self.offset)
+        raise UnsupportedCallError(
+            f"{self.q_len} tokens arrived behind a cache of {self.offset}: this may be the next chunk of a prompt or "
+            "drafted tokens, and the method treats the two differently. Say where the prompt ends with "
+            "`with patch.prompt(input_ids.shape[1]): model.generate(...)`."
+        )
+
+
+class Call:
+    """One attention call at one site, after RoPE and the cache update.
+
+    query `[B, H, Q, D]`, key `[B, Hkv, K, D]`, value `[B, Hkv, K, Dv]`; `offset` is the absolute index of query
+    row 0, `key_offset` that of key column 0. Methods may replace query, key and value before calling `inner`.
+    """
+
+    __slots__ = (
+        "extra", "forward", "host", "key", "mask", "module", "query", "scaling", "site", "stats", "value",
+    )  # fmt: skip
+
+    def __init__(self, site, forward, host, module, query, key, value, mask, scaling, extra) -> None:
+        self.site: Site = site
+        self.forward: Forward = forward
+        self.host: Callable = host
+        self.module: torch.nn.Module = module
+        self.query: torch.Tensor = query
+        self.key: torch.Tensor = key
+        self.value: torch.Tensor = value
+        self.mask: torch.Tensor | None = mask
+        self.scaling: float | None = scaling
+        self.extra: dict[str, Any] = extra
+        self.stats: SiteStats | None = None
+
+    @property
+    def layer(self) -> int:
+        return self.site.layer
+
+    @property
+    def spec(self) -> MaskSpec | None:
+        return self.mask.spec if isinstance(self.mask, LazyMask) else None
+
+    @property
+    def offset(self) -> int:
+        return self.forward.offset
+
+    @property
+    def end(self) -> int:
+        """Absolute index just behind the last query row, which is the last visible key."""
+        return self.forward.offset + self.query.shape[2]
+
+    @property
+    def key_offset(self) -> int:
+        spec = self.spec
+        if spec is not None:
+            return spec.key_offset
+        # Without a spec (compiled graph): full layers start at 0, a sliding cache ends at the newest key.
+        return 0 if self.site.kind == "full" else max(0, self.end - self.key.shape[2])
+
+    @property
+    def pattern(self) -> Pattern:
+        """The layer's own rule for this call. Raises UnsupportedCallError for a mask the caller built."""
+        spec = self.spec
+        if spec is not None:
+            return spec.pattern
+        if self.forward.ready_mask:
+            raise UnsupportedCallError(
+                f"layer {self.layer} got a ready-made 4-D attention mask, which hides padding and positions from "
+                "the method; pass the 2-D attention_mask [batch, tokens] instead."
+            )
+        window = self.site.window
+        return Pattern("causal") if window is None else Pattern("sliding", window)
+
+    @property
+    def spans(self) -> list[tuple[int, int]] | None:
+        """Real tokens of each row as absolute `(start, stop)`, None without padding; once per forward."""
+        end = self.end
+        known = self.forward.spans_at
+        if end not in known:
+            spec = self.spec
+            padding = spec.padding if spec is not None else self.forward.padding
+            known[end] = spans_of(padding, end)
+        return known[end]
+
+    def stock(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the layer would have computed without us, from this call's query, key and value."""
+        if self.stats is not None:
+            self._count(self.site.base, None)
+        spec = self.spec
+        mask = spec.base_mask if spec is not None else self.mask
+        return self.host(self.module, self.query, self.key, self.value, mask, scaling=self.scaling, **self.extra)
+
+    def sees_all(self, rule) -> bool:
+        """True if `rule` hides nothing from any row of this call that the layer's own rule shows."""
+        spans = self.spans or [(0, self.end)]
+        return all(rule.sees_all(self._length(rule, span)) for span in spans)
+
+    def _length(self, rule, span: tuple[int, int]) -> int:
+        total = getattr(rule, "length", None)
+        return (span[1] if total is None else total) - span[0]
+
+    @property
+    def prompt_length(self) -> int | None:
+        """Absolute length of the prompt where this forward holds more or less than it, else None."""
+        end = self.forward.prompt_end
+        return None if self.offset == 0 and end == self.end else end
+
+    def attend_by_phase(self, prefill, decode, inner: Inner) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows of the prompt under the rule `prefill`, rows behind it under `decode` (None = all keys).
+
+        Rules that hide nothing run as `inner(call)`. Raises UnsupportedCallError where the end of the prompt is
+        unknown (see `Forward.prompt_end`).
+        """
+        rows = self.query.shape[2]
+        cut = min(max(self.forward.prompt_end - self.offset, 0), rows)
+        parts = [
+            (rule, part)
+            for rule, part in ((prefill, slice(0, cut)), (decode, slice(cut, rows)))
+            if part.start < part.stop
+        ]
+        if all(rule is None or self.sees_all(rule) for rule, _ in parts):
+            return inner(self)
+        done = [self.attend(Causal() if rule is None else rule, rows=part) for rule, part in parts]
+        if len(done) == 1:
+            return done[0]
+        weights = None if done[0][1] is None else torch.cat([w for _, w in done], dim=2)
+        return torch.cat([output for output, _ in done], dim=1), weights
+
+    def attend(self, rule, *, rows: slice | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention under a sparse `rule` (see attnpatch.kernels), with this call's padding and offsets.
+
+        rows: a slice of the query rows, default all. Returns output `[B, Q, H, Dv]` and weights `[B, H, Q, K]`,
+        the latter only if `output_attentions` was asked for.
+
+        Raises:
+            UnsupportedCallError: masks the rule cannot be combined with (packed sequences, images that attend
+                both ways, ready-made 4-D masks), attention dropout, softcap.
+        """
+        self._require_plain()
+        first, last, _ = (rows or slice(None)).indices(self.query.shape[2])
+        query = self.query[:, :, first:last]
+        key_offset = self.key_offset
+        visible = self.end - key_offset  # a static cache is longer than what has been written
+        key, value = self.key[:, :, :visible], self.value[:, :, :visible]
+        geometry = {
+            "scale": self.scaling,
+            "offset": self.offset + first,
+            "key_offset": key_offset,
+            "spans": self.spans,
+            "sink_logits": self.extra.get("s_aux"),
+        }
+        if self.extra.get("output_attentions"):
+            output, weights = kernels.reference_attention(query, key, value, rule, dtype=torch.float32, **geometry)
+            output, weights, backend = output.to(query.dtype), weights.to(query.dtype), "reference"
+        else:
+            output, _, backend = kernels.attend(query, key, value, rule, **geometry)
+            weights = None
+        if self.stats is not None:
+            self._count(backend, rule, first, last)
+        return output.transpose(1, 2).contiguous(), weights
+
+    def _require_plain(self) -> None:
+        pattern = self.pattern
+        if pattern.kind == "other":
+            raise UnsupportedCallError(
+                f"layer {self.layer} uses a mask that is neither causal nor a sliding window (packed sequences, "
+                "image tokens that attend both ways); a key-replacing method cannot be combined with it."
+            )
+        if self.extra.get("dropout"):
+            raise UnsupportedCallError(
+                f"layer {self.layer} trains with attention dropout {self.extra['dropout']}, which the sparse kernels "
+                "do not apply; set config.attention_dropout = 0.0 or call model.eval()."
+            )
+        if self.extra.get("softcap") is not None:
+            raise UnsupportedCallError(f"layer {self.layer} caps its scores (softcap), which is not supported.")
+
+    def _count(self, backend: str, rule, first: int = 0, last: int | None = None) -> None:
+        """Add this call's visible pairs to the budget; `rule` None is the layer's own rule."""
+        last = self.query.shape[2] if last is None else last
+        memo = (self.end, rule if rule is not None else self.site.window, first, last)
+        found = self.forward.pairs.get(memo)
+        if found is None:
+            found = self.forward.pairs[memo] = self._pairs(rule, first, last)
+        self.stats.add(backend, *found, decode=self.forward.offset > 0)
+
+    def _pairs(self, rule, first: int, last: int) -> tuple[float, int]:
+        if rule is None:
+            rule = Causal() if self.site.window is None else Window(self.site.window)
+        spans = self.spans or [(0, self.end)] * self.query.shape[0]
+        pairs, queries = 0, 0
+        for start, stop in spans:
+            low, high = max(self.offset + first, start), min(self.offset + last, stop)
+            if low < high:
+                pairs += rule.pairs(low - start, high - start, self._length(rule, (start, stop)))
+                queries += high - low
+        return pairs, queries

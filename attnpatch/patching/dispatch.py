@@ -1,0 +1,98 @@
+"""The attention function that transformers calls, and the chain of methods behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from attnpatch.patching.calls import Call, Forward, Inner
+from attnpatch.patching.masks import LazyMask, lazy_mask_for
+from attnpatch.patching.method import Method
+from attnpatch.patching.report import SiteStats
+from attnpatch.patching.sites import BASES, PREFIX, Site, host_function
+
+FORWARD_KEY = "attnpatch_forward"  # keyword that carries the Forward down to the attention function
+PLAN_KEY = "attnpatch_plan"  # entry in a patched module's __dict__
+
+
+class Stock:
+    """The end of every chain: the host's own attention."""
+
+    def __call__(self, call: Call):
+        return call.stock()
+
+
+class Link:
+    """One method at one site, with its counters; `inner` is the next link down."""
+
+    __slots__ = ("inner", "method", "stats")
+
+    def __init__(self, method: Method, inner: Inner, stats: SiteStats) -> None:
+        self.method = method
+        self.inner = inner
+        self.stats = stats
+
+    def __call__(self, call: Call):
+        if torch.compiler.is_compiling():  # counters would be guards, and recompile at every call
+            return self.method.attend(call, self.inner)
+        self.stats.calls += 1
+        outer, call.stats = call.stats, self.stats
+        try:
+            return self.method.attend(call, self.inner)
+        finally:
+            call.stats = outer
+
+
+class SitePlan:
+    """What a patched module runs: its site, the host function and the head of its chain."""
+
+    __slots__ = ("chain", "host", "site", "traceable")
+
+    def __init__(self, site: Site, module: nn.Module) -> None:
+        self.site = site
+        self.host = host_function(module, site.base)
+        self.chain: Inner | None = None
+        self.traceable = True
+
+
+@torch.compiler.disable
+def _run_untraced(chain: Inner, call: Call):
+    call.forward.calls += 1
+    return chain(call)
+
+
+class Dispatcher:
+    """The function registered as `attnpatch:<base>`: patched modules run their chain, all others the base."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        **extra: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        forward: Forward | None = extra.pop(FORWARD_KEY, None)
+        plan: SitePlan | None = module.__dict__.get(PLAN_KEY)
+        if plan is None or plan.chain is None or forward is None:
+            mask = attention_mask.spec.base_mask if isinstance(attention_mask, LazyMask) else attention_mask
+            host = host_function(module, self.base) if plan is None else plan.host
+            return host(module, query, key, value, mask, scaling=scaling, **extra)
+        call = Call(plan.site, forward, plan.host, module, query, key, value, attention_mask, scaling, extra)
+        if plan.traceable or not torch.compiler.is_compiling():
+            forward.calls += 1
+            return plan.chain(call)
+        return _run_untraced(plan.chain, call)
+
+
+for _base in BASES:
+    AttentionInterface.register(PREFIX + _base, Dispatcher(_base))
+    AttentionMaskInterface.register(PREFIX + _base, lazy_mask_for(_base))

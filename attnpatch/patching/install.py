@@ -1,0 +1,184 @@
+"""The one place that changes a model: hooks, plans and the config field, put in together and taken out together."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attnpatch.patching.calls import Forward
+from attnpatch.patching.dispatch import FORWARD_KEY, PLAN_KEY, Link, SitePlan, Stock
+from attnpatch.patching.masks import LazyMask
+from attnpatch.patching.sites import PREFIX, Site, TextModel
+
+if TYPE_CHECKING:
+    from attnpatch.patching.patch import Patch
+
+INSTALLATION_KEY = "attnpatch_installation"  # entry in the text base model's __dict__
+
+
+class Installation:
+    """Everything attnpatch keeps in one model. It appears with the first patch and goes with the last."""
+
+    def __init__(self, text: TextModel) -> None:
+        self.base = text.base
+        self.name = PREFIX + text.implementation
+        self.original = text.base.config._attn_implementation_internal
+        self.first_layer = text.sites[0].layer
+        self.sites: dict[str, Site] = {site.name: site for site in text.sites}
+        self.argument_names = list(inspect.signature(type(text.base).forward).parameters)[1:]
+        self.patches: list[Patch] = []
+        self.handles: list = []
+        self.declared_prompt: int | None = None
+        self.sequences = 0
+        self.traceable = True
+        self.warned: set[str] = set()
+        self.states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied model starts with no sequences of its own: the caches are not copied with it.
+        return {key: value for key, value in self.__dict__.items() if key != "states"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, states=weakref.WeakKeyDictionary())
+
+    # in and out
+
+    def add(self, patch: Patch) -> None:
+        """Put `patch` on top; on any error everything is as it was."""
+        self.patches.append(patch)
+        try:
+            if not self.handles:
+                self.base.__dict__[INSTALLATION_KEY] = self
+                self.handles = [
+                    self.base.register_forward_pre_hook(self._begin, with_kwargs=True),
+                    self.base.register_forward_hook(self._end, with_kwargs=True),
+                ]
+            self.rebuild()
+            self.base.config._attn_implementation_internal = self.name
+        except BaseException:
+            self.remove(patch)
+            raise
+
+    def remove(self, patch: Patch) -> None:
+        """Take `patch` out, wherever it stands in the chain; the last one restores the model."""
+        if patch not in self.patches:
+            return
+        self.patches.remove(patch)
+        self.rebuild()
+        if self.patches:
+            return
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+        self.base.__dict__.pop(INSTALLATION_KEY, None)
+        if self.base.config._attn_implementation_internal == self.name:
+            self.base.config._attn_implementation_internal = self.original
+        else:
+            warnings.warn(
+                f"the model's attention implementation is {self.base.config._attn_implementation!r} now, not ours: "
+                "it was changed while the patch was in; it is left as it is.",
+                stacklevel=4,
+            )
+
+    def rebuild(self) -> None:
+        """Compose each site's chain from the enabled patches, innermost first."""
+        links: dict[str, Any] = {}
+        touched = {name for patch in self.patches for name in patch.site_names}
+        self.traceable = True
+        for patch in self.patches:
+            if not patch.enabled:
+                continue
+            for method, name, stats in patch.placements():
+                links[name] = Link(method, links.get(name, Stock()), stats)
+                self.traceable &= method.compilable
+        for name in self.sites:
+            module = self.base.get_submodule(name)
+            if name not in touched:
+                module.__dict__.pop(PLAN_KEY, None)
+                continue
+            plan = module.__dict__.get(PLAN_KEY) or SitePlan(self.sites[name], module)
+            plan.chain, plan.traceable = links.get(name), self.traceable
+            module.__dict__[PLAN_KEY] = plan
+
+    # one forward
+
+    def _begin(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if module.config._attn_implementation_internal != self.name:
+            self._warn_switched_off(module.config._attn_implementation_internal)
+            return None
+        if torch.compiler.is_compiling() and self.traceable:
+            forward = Forward(
+                batch=0,
+                q_len=0,
+                offset=0,
+                padding=None,
+                ready_mask=False,
+                index=0,
+                state={},
+                declared_prompt=None,
+            )
+        else:
+            forward = self._open(args, kwargs)
+        return args, {**kwargs, FORWARD_KEY: forward}
+
+    @torch.compiler.disable
+    def _open(self, args: tuple, kwargs: dict) -> Forward:
+        given = {**dict(zip(self.argument_names, args, strict=False)), **kwargs}
+        tokens = given.get("input_ids")
+        if tokens is None:
+            tokens = given.get("inputs_embeds")
+        batch, q_len = tokens.shape[:2]
+        cache, mask = given.get("past_key_values"), given.get("attention_mask")
+        offset = 0
+        if cache is not None:
+            ask = getattr(cache, "get_query_offset", cache.get_seq_length)
+            offset = int(ask(self.first_layer))
+        state = self._state(cache, offset)
+        if offset == 0:
+            state.update(index=self.sequences, prompt_end=q_len)
+            self.sequences += 1
+        plain = isinstance(mask, torch.Tensor) and mask.ndim == 2
+        masks = mask.values() if isinstance(mask, dict) else (mask,)
+        return Forward(
+            batch=batch,
+            q_len=q_len,
+            offset=offset,
+            padding=mask if plain else None,
+            ready_mask=any(isinstance(m, torch.Tensor) and m.ndim == 4 and not isinstance(m, LazyMask) for m in masks),
+            index=state.get("index", self.sequences),
+            state=state,
+            declared_prompt=self.declared_prompt,
+        )
+
+    def _state(self, cache: object | None, offset: int) -> dict:
+        if cache is None:
+            return {}
+        if offset == 0 or cache not in self.states:
+            self.states[cache] = {}
+        return self.states[cache]
+
+    def _end(self, module: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        forward: Forward | None = kwargs.get(FORWARD_KEY)
+        if forward is None or torch.compiler.is_compiling():
+            return
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None and cache not in self.states:  # made inside the forward
+            self.states[cache] = forward.state
+        if not forward.calls and any(patch.enabled for patch in self.patches):
+            self._warn("silent", "no attention call reached attnpatch in this forward: the patch had no effect.")
+
+    def _warn_switched_off(self, found: str) -> None:
+        self._warn(
+            found,
+            f"the attention implementation was set to {found!r} under the patch, so the patch has no effect. Remove "
+            f"the patch first, or go back with model.set_attn_implementation({self.name!r}).",
+        )
+
+    def _warn(self, key: str, message: str) -> None:
+        if key not in self.warned:
+            self.warned.add(key)
+            warnings.warn(f"attnpatch: {message}", stacklevel=2)

@@ -1,0 +1,214 @@
+"""What a method is: one config, one class, and a name in the registry."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attnpatch.patching.errors import AttnPatchError, did_you_mean, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+    from attnpatch.patching.calls import Call, Inner
+    from attnpatch.patching.sites import Site
+
+ENTRY_POINT_GROUP = "attnpatch.methods"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Config(BaseModel):
+    """Base of every method's options: frozen, no unknown keys, each field with a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Method:
+    """One idea from a paper, as a piece of middleware around a site's attention.
+
+    Subclass it, give it a `Config` and an `attend`, and decorate it with `@attnpatch.register("name")`.
+    """
+
+    name: ClassVar[str] = ""
+    Config: ClassVar[type[Config]] = Config
+    summary: ClassVar[str] = ""  # one sentence for `attnpatch list`
+    paper: ClassVar[str] = ""  # title and arXiv id
+    neutral: ClassVar[str] = ""  # the setting at which the patched model equals the stock one
+    limits: ClassVar[str] = ""  # what it does not do
+    replaces_keys: ClassVar[bool] = False  # it decides which keys a query sees; one such method per site
+    reads_whole_prompt: ClassVar[bool] = False  # what it does at a token may depend on later prompt tokens
+    compilable: ClassVar[bool] = False  # its attend() may be traced by torch.compile
+
+    def __init__(self, config: Config | None = None, **options: Any) -> None:
+        if config is not None and options:
+            raise AttnPatchError(f"{self.name}: give either a config or options, not both.")
+        if config is not None and not isinstance(config, self.Config):
+            raise TypeError(f"{self.name}: config must be a {self.Config.__name__}, got {type(config).__name__}.")
+        self.config = config if config is not None else build_config(type(self), options)
+
+    def check(self, site: Site) -> str | None:
+        """Why this method cannot run at `site`, or None if it can. Called before anything is changed."""
+        if not self.replaces_keys:
+            return None
+        if site.softcap:
+            return "the layer caps its attention scores (softcap), which the sparse kernels do not compute"
+        if not site.causal:
+            return "the layer is not causal (prefix language model)"
+        if site.kind == "chunked":
+            return "the layer attends in chunks of its own"
+        return None
+
+    def prepare(self, sites: list[Site]) -> None:
+        """Called once with the sites to be patched, before installation; raise here to refuse."""
+
+    def attend(self, call: Call, inner: Inner) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Output `[B, Q, H, Dv]` and weights `[B, H, Q, K]` or None; `inner(call)` is the next one down."""
+        raise NotImplementedError(f"{type(self).__name__} must define attend(call, inner)")
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.config.model_dump().items())
+        return f"{self.name}({options})"
+
+
+def build_config(method: type[Method], options: dict[str, Any], *, from_text: bool = False) -> Config:
+    """Validate `options` into the method's config; every problem becomes one readable error.
+
+    With `from_text` the values are strings (command line) and are converted to each field's type.
+    """
+    try:
+        return method.Config.model_validate_strings(options) if from_text else method.Config(**options)
+    except ValidationError as error:
+        raise AttnPatchError(_explain(method, error)) from None
+
+
+def _explain(method: type[Method], error: ValidationError) -> str:
+    fields = method.Config.model_fields
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(fields) or "(this method has no options)"
+            lines.append(f"unknown option {path!r}.{did_you_mean(path, fields)} Allowed: {allowed}.")
+        elif path:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"option {path}={problem.get('input')!r}: {message}.")
+        else:
+            lines.append(problem["msg"].removeprefix("Value error, "))
+    return f"method {method.name!r}: " + " ".join(lines) + f" See `attnpatch show {method.name}`."
+
+
+_registry: dict[str, type[Method] | str] = {}
+_plugins_found = False
+
+
+def register(name: str):
+    """Class decorator that makes a `Method` known as `name`.
+
+    Raises:
+        TypeError: the class is not a `Method`.
+        AttnPatchError: the name is malformed or already taken by another class.
+    """
+
+    def decorate(cls: type[Method]) -> type[Method]:
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise TypeError(f"@register({name!r}) expects a subclass of attnpatch.Method, got {cls!r}.")
+        _claim(name, cls)
+        cls.name = name
+        return cls
+
+    return decorate
+
+
+def register_lazy(name: str, target: str) -> None:
+    """Make `name` known without importing its module; `target` is `"module:Class"`."""
+    _claim(name, target)
+
+
+def _claim(name: str, target: type[Method] | str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise AttnPatchError(
+            f"method name {name!r} is not allowed: lower-case letters, digits and underscores, letter first."
+        )
+    taken = _registry.get(name)
+    if taken is not None and _target_of(taken) != _target_of(target):
+        raise AttnPatchError(
+            f"method name {name!r} is taken by {_target_of(taken)}; pick another name for {_target_of(target)}."
+        )
+    _registry[name] = target
+
+
+def _target_of(entry: type[Method] | str) -> str:
+    return entry if isinstance(entry, str) else f"{entry.__module__}:{entry.__qualname__}"
+
+
+def _find_plugins() -> None:
+    global _plugins_found
+    if _plugins_found:
+        return
+    _plugins_found = True
+    for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        register_lazy(point.name, point.value)
+
+
+def method_names() -> list[str]:
+    """Every registered name, plugins included, sorted."""
+    _find_plugins()
+    return sorted(_registry)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind `name`; imports it on first use.
+
+    Raises:
+        AttnPatchError: unknown name (with a did-you-mean), or a plugin that cannot be imported.
+    """
+    _find_plugins()
+    if name not in _registry:
+        raise unknown_name("method", name, _registry)
+    target = _registry[name]
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        try:
+            target = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise AttnPatchError(f"method {name!r} cannot be loaded from {target!r}: {error}") from error
+        if not (isinstance(target, type) and issubclass(target, Method)):
+            raise AttnPatchError(f"method {name!r}: {_registry[name]!r} is not a subclass of attnpatch.Method.")
+        target.name = target.name or name
+        _registry[name] = target
+    return target
+
+
+def methods() -> dict[str, type[Method]]:
+    """All registered methods, by name."""
+    return {name: method_class(name) for name in method_names()}
+
+
+def build_method(method: str | Method | tuple, options: dict[str, Any] | None = None) -> Method:
+    """A `Method` from a name, an instance or a `(name, options)` pair.
+
+    Raises:
+        AttnPatchError: unknown name or option, or options given to a finished instance.
+        TypeError: anything else.
+    """
+    options = options or {}
+    if isinstance(method, tuple) and len(method) == 2 and isinstance(method[1], dict) and not options:
+        method, options = method
+    if isinstance(method, Method):
+        if options:
+            raise AttnPatchError(
+                f"options {sorted(options)} were given beside a finished {method!r}; set them when you build it."
+            )
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return method(**options)
+    if isinstance(method, str):
+        return method_class(method)(**options)
+    raise TypeError(
+        "method must be a name, a Method, a (name, options) pair or a list of those, "
+        f"got {type(method).__name__}: {method!r}."
+    )

@@ -1,0 +1,132 @@
+"""Patch: methods installed in a model, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from attnpatch.patching.errors import AttnPatchError
+from attnpatch.patching.install import Installation
+from attnpatch.patching.method import Method
+from attnpatch.patching.report import Report, SiteStats, describe_site, summarise
+from attnpatch.patching.sites import Site
+
+
+class Patch:
+    """What `attnpatch.apply()` returns. Also a context manager that removes itself.
+
+    Attributes:
+        methods: the installed methods, innermost first.
+        enabled: False inside `disabled()`.
+    """
+
+    def __init__(
+        self,
+        installation: Installation,
+        model_class: str,
+        placed: list[tuple[Method, list[Site]]],
+        skipped: list[dict[str, str]],
+    ) -> None:
+        self._installation = installation
+        self._model_class = model_class
+        self._skipped = skipped
+        self._placed = [(method, [(site, SiteStats()) for site in sites]) for method, sites in placed]
+        self.methods = [method for method, _ in placed]
+        self.enabled = True
+
+    @property
+    def active(self) -> bool:
+        """True until `remove()`."""
+        return self in self._installation.patches
+
+    @property
+    def site_names(self) -> set[str]:
+        return {site.name for _, sites in self._placed for site, _ in sites}
+
+    def placements(self) -> Iterator[tuple[Method, str, SiteStats]]:
+        """Every (method, site name, counters), innermost method first."""
+        for method, sites in self._placed:
+            for site, stats in sites:
+                yield method, site.name, stats
+
+    def remove(self) -> None:
+        """Restore the model bit for bit. Safe to call twice, and in any order among several patches."""
+        self._installation.remove(self)
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    @contextmanager
+    def disabled(self) -> Iterator[Patch]:
+        """Run the model as if this patch were not there, for the length of a `with` block."""
+        before, self.enabled = self.enabled, False
+        self._rebuild()
+        try:
+            yield self
+        finally:
+            self.enabled = before
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        if self.active:
+            self._installation.rebuild()
+
+    @contextmanager
+    def prompt(self, length: int) -> Iterator[Patch]:
+        """Declare where the prompt ends, in tokens including padding, for the length of a `with` block.
+
+        Needed by methods that treat prompt and generated tokens differently when one forward does not hold exactly
+        the prompt: chunked prefill, assisted decoding, prompt lookup, `use_cache=False`, a second chat turn.
+        Raises AttnPatchError for a length that is not a positive integer.
+        """
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise AttnPatchError(f"prompt length must be a positive number of tokens, got {length!r}.")
+        before, self._installation.declared_prompt = self._installation.declared_prompt, length
+        try:
+            yield self
+        finally:
+            self._installation.declared_prompt = before
+
+    def reset(self) -> None:
+        """Set the counters to zero and start the numbering of sequences (seeds) anew."""
+        self._installation.sequences = 0
+        for _, _, stats in self.placements():
+            stats.reset()
+
+    def report(self) -> Report:
+        """What is patched, what is skipped and why, how often each site ran, on which backend, at which budget."""
+        stats = [stats for _, _, stats in self.placements()]
+        prefill, decode = summarise(stats)
+        sites = [
+            describe_site(method.name, site, counters) for method, sites in self._placed for site, counters in sites
+        ]
+        notes = []
+        if not self.active:
+            notes.append("removed: the model is stock again")
+        elif not any(site.calls for site in sites):
+            notes.append("no call seen yet: run the model")
+        return Report(
+            model=self._model_class,
+            methods=[
+                {"name": method.name, "config": method.config.model_dump(mode="json")} for method in self.methods
+            ],
+            active=self.active,
+            sites=sites,
+            skipped=list(self._skipped),
+            mean_keys=prefill,
+            decode_mean_keys=decode,
+            notes=notes,
+        )
+
+    def __repr__(self) -> str:
+        methods = " + ".join(map(repr, self.methods))
+        state = "" if self.active else ", removed"
+        state += "" if self.enabled else ", disabled"
+        calls = sum(stats.calls for _, _, stats in self.placements())
+        return (
+            f"<attnpatch.Patch {methods} in {self._model_class}: {len(self.site_names)} sites, "
+            f"{len(self._skipped)} skipped, {calls} calls{state}>"
+        )

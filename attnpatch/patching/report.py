@@ -1,0 +1,131 @@
+"""What a patch did: which sites run patched, which do not and why, how often, on which kernel, at which budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+class SiteStats:
+    """Counters of one method at one site."""
+
+    __slots__ = ("backends", "calls", "decode_pairs", "decode_queries", "prefill_pairs", "prefill_queries")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.calls = 0
+        self.backends: Counter[str] = Counter()
+        self.prefill_pairs = self.prefill_queries = self.decode_pairs = self.decode_queries = 0
+
+    def add(self, backend: str, pairs: float, queries: int, *, decode: bool) -> None:
+        """Count `queries` query rows that saw `pairs` keys in all, on `backend`."""
+        self.backends[backend] += 1
+        if decode:
+            self.decode_pairs += pairs
+            self.decode_queries += queries
+        else:
+            self.prefill_pairs += pairs
+            self.prefill_queries += queries
+
+
+def _mean(pairs: float, queries: int) -> float | None:
+    return pairs / queries if queries else None
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One site under one method. mean_keys: visible keys per query in prefill; None before any call."""
+
+    method: str
+    name: str
+    layer: int
+    kind: str
+    calls: int
+    backends: dict[str, int]
+    mean_keys: float | None
+    decode_mean_keys: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A snapshot of a patch; prints as a table, `to_dict()` is for programs."""
+
+    model: str
+    methods: list[dict[str, Any]]
+    active: bool
+    sites: list[SiteReport]
+    skipped: list[dict[str, str]]
+    mean_keys: float | None
+    decode_mean_keys: float | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """Attention calls that ran patched since `apply()` or `reset()`."""
+        return sum(site.calls for site in self.sites)
+
+    @property
+    def backends(self) -> dict[str, int]:
+        """Calls by the kernel backend that answered them."""
+        total: Counter[str] = Counter()
+        for site in self.sites:
+            total.update(site.backends)
+        return dict(total)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "methods": self.methods,
+            "active": self.active,
+            "calls": self.calls,
+            "backends": self.backends,
+            "budget": {"mean_keys": self.mean_keys, "decode_mean_keys": self.decode_mean_keys},
+            "sites": [vars(site) for site in self.sites],
+            "skipped": self.skipped,
+            "notes": self.notes,
+        }
+
+    def __rich__(self) -> Table:
+        names = " + ".join(method["name"] for method in self.methods)
+        title = f"{names} in {self.model}" + ("" if self.active else " (removed)")
+        table = Table(title=title, caption="\n".join(self.notes) or None)
+        for column in ("layer", "site", "kind", "method", "calls", "backend", "mean keys", "decode keys"):
+            table.add_column(column, justify="right" if column in ("layer", "calls", "mean keys") else "left")
+        for site in self.sites:
+            backends = ", ".join(f"{name} x{count}" for name, count in site.backends.items()) or "-"
+            table.add_row(
+                str(site.layer), site.name, site.kind, site.method, str(site.calls), backends,
+                _number(site.mean_keys), _number(site.decode_mean_keys),
+            )  # fmt: skip
+        for skip in self.skipped:
+            table.add_row("-", skip["site"], "skipped", skip["method"], "-", skip["reason"], "-", "-", style="dim")
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=140)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
+
+
+def summarise(stats: list[SiteStats]) -> tuple[float | None, float | None]:
+    """Mean visible keys per query over all sites: (prefill, decode)."""
+    return (
+        _mean(sum(s.prefill_pairs for s in stats), sum(s.prefill_queries for s in stats)),
+        _mean(sum(s.decode_pairs for s in stats), sum(s.decode_queries for s in stats)),
+    )
+
+
+def describe_site(method: str, site, stats: SiteStats) -> SiteReport:
+    prefill, decode = summarise([stats])
+    return SiteReport(method, site.name, site.layer, site.kind, stats.calls, dict(stats.backends), prefill, decode)
