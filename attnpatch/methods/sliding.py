@@ -36,6 +36,8 @@ class Sliding(Method):
     paper = "StreamingLLM, arXiv 2309.17453"
     neutral = "window >= number of tokens"
     limits = "what lies between sink and window reaches a query only through depth, `window` tokens per layer"
+    neutral_options = {"window": 1 << 20}
+    small_options = ({"window": 4, "sink": 1}, {"window": 3, "sink": 2, "decode": "dense"})
     replaces_keys = True
 
     def attend(self, call, inner):

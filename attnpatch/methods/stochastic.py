@@ -71,6 +71,13 @@ class Stochastic(Method):
     paper = "Stochastic Attention, arXiv 2604.00754"
     neutral = "window >= (tokens + 1) / 2, circular"
     limits = "prefill only (decode is dense by default); layers with a window of their own are left alone"
+    neutral_options = {"window": 1 << 20}
+    small_options = (
+        {"window": 3, "resample": False},
+        {"window": 3, "resample": False, "per_head": True, "circular": False, "sink": 1, "local": 2},
+        {"window": 3, "resample": False, "variant": "buckets", "decode": "sliding"},
+    )
+    depends_on_length = True
     replaces_keys = True
 
     def check(self, site):

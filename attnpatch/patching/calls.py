@@ -128,6 +128,11 @@ class Call:
         return Pattern("causal") if window is None else Pattern("sliding", window)
 
     @property
+    def own_rule(self) -> Causal | Window:
+        """What the layer sees without any method."""
+        return Causal() if self.site.window is None else Window(self.site.window)
+
+    @property
     def spans(self) -> list[tuple[int, int]] | None:
         """Real tokens of each row as absolute `(start, stop)`, None without padding; once per forward."""
         end = self.end
@@ -176,7 +181,7 @@ class Call:
         ]
         if all(rule is None or self.sees_all(rule) for rule, _ in parts):
             return inner(self)
-        done = [self.attend(Causal() if rule is None else rule, rows=part) for rule, part in parts]
+        done = [self.attend(self.own_rule if rule is None else rule, rows=part) for rule, part in parts]
         if len(done) == 1:
             return done[0]
         weights = None if done[0][1] is None else torch.cat([w for _, w in done], dim=2)
@@ -240,8 +245,7 @@ class Call:
         self.stats.add(backend, *found, decode=self.forward.offset > 0)
 
     def _pairs(self, rule, first: int, last: int) -> tuple[float, int]:
-        if rule is None:
-            rule = Causal() if self.site.window is None else Window(self.site.window)
+        rule = rule or self.own_rule
         spans = self.spans or [(0, self.end)] * self.query.shape[0]
         pairs, queries = 0, 0
         for start, stop in spans:

@@ -149,9 +149,9 @@ def lazy_mask_for(base: str) -> Callable[..., torch.Tensor | None]:
     """The mask function to register beside the attention function of `base`."""
 
     def lazy_mask(**arguments: Any) -> torch.Tensor | None:
-        spec = MaskSpec(base, arguments)
-        # A traced graph wants plain tensors; the geometry then comes from the forward.
-        return spec.base_mask if torch.compiler.is_compiling() else LazyMask(spec)
+        if torch.compiler.is_compiling():  # a graph wants plain tensors; the geometry then comes from the forward
+            return masking_utils.ALL_MASK_ATTENTION_FUNCTIONS[base](**arguments)
+        return LazyMask(MaskSpec(base, arguments))
 
     return lazy_mask
 

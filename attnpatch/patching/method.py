@@ -39,6 +39,9 @@ class Method:
     paper: ClassVar[str] = ""  # title and arXiv id
     neutral: ClassVar[str] = ""  # the setting at which the patched model equals the stock one
     limits: ClassVar[str] = ""  # what it does not do
+    neutral_options: ClassVar[dict[str, Any]] = {}  # that setting, for any prompt a test would use
+    small_options: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # settings that act on a prompt of a dozen tokens
+    depends_on_length: ClassVar[bool] = False  # appending tokens changes what earlier tokens see
     replaces_keys: ClassVar[bool] = False  # it decides which keys a query sees; one such method per site
     reads_whole_prompt: ClassVar[bool] = False  # what it does at a token may depend on later prompt tokens
     compilable: ClassVar[bool] = False  # its attend() may be traced by torch.compile
