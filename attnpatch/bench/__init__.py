@@ -1,0 +1,1 @@
+"""Benchmarks: what the kernels, whole models and the patch itself cost, each beside stock attention."""

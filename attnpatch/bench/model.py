@@ -1,0 +1,262 @@
+"""End to end: prefill and one decode step of a whole model, stock against patched, by prompt length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+import attnpatch
+from attnpatch.bench.machine import machine
+from attnpatch.bench.memory import peak_memory
+from attnpatch.bench.models import default_config, load_config, random_model, shrink
+from attnpatch.bench.result import Column, Progress, Result, silent
+from attnpatch.bench.timing import Clock, alternate, choose_clock, threads
+from attnpatch.patching.errors import AttnPatchError, unknown_name
+from attnpatch.patching.method import build_method
+
+LENGTHS = (2048, 4096, 8192, 16384, 32768)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHECK_LENGTH = 2048  # the exactness check builds dense weight matrices: longer prompts would not fit
+
+COLUMNS = [
+    Column("tokens", "{length:,}"),
+    Column("prefill s", "{stock_seconds:.2f} → {patched_seconds:.2f}"),
+    Column("speed-up", "{speedup:.2f}x"),
+    Column("decode ms", "{stock_decode_ms:.1f} → {patched_decode_ms:.1f}"),
+    Column("mean keys", "{stock_mean_keys:,.0f} → {mean_keys:,.0f}"),
+    Column("peak MiB", "{stock_peak_mib:,.0f} → {patched_peak_mib:,.0f}"),
+    Column("backend", "{backend}", left=True),
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One prefill and the decode steps behind it. Memory in MiB over what was in use before the prefill."""
+
+    prefill: float
+    decode: float
+    peak: float | None
+    mean_keys: float | None
+    backend: str | None
+
+
+def bench_model(
+    config: str | PreTrainedConfig | None = None,
+    *,
+    lengths: tuple[int, ...] = LENGTHS,
+    method: str = "sliding",
+    method_options: dict[str, Any] | None = None,
+    layers: int | None = 2,
+    dtype: str = "float32",
+    device: str = "cpu",
+    threads_used: int | None = None,
+    clock: str = "auto",
+    repeats: int = 3,
+    decode_steps: int = 8,
+    progress: Progress = silent,
+) -> Result:
+    """Time prefill (`use_cache=True, logits_to_keep=1`) and decode of a random model, stock and patched in turns.
+
+    Args:
+        config: a Hub id, folder or `sandbox:text` to take the shapes from, or a config; default Qwen3-0.6B's.
+        lengths: prompt lengths in tokens, batch 1.
+        method, method_options: what `attnpatch.apply` gets; stock is the model without a patch.
+        layers: decoder layers to build, None for all. Time per layer is that of the full depth.
+        threads_used: torch threads, None for torch's own choice.
+        clock: "cpu", "wall" or "auto" (see `choose_clock`).
+        repeats: timed runs per case and length, after a warm-up; the median is reported.
+        decode_steps: one-token forwards timed behind every prefill.
+
+    Raises AttnPatchError or ValueError for arguments out of range, before anything is built.
+    """
+    built = build_method((method, method_options or {}))
+    _check(lengths, dtype, repeats, decode_steps)
+    with threads(threads_used) as in_use:
+        timer = choose_clock(clock, device, in_use)
+        model = _model(config, layers, max(lengths) + decode_steps, dtype, device)
+        attnpatch.apply(model, built).remove()  # refuse before the long part
+        facts = machine(device)
+        bench = _Bench(model, built, timer, decode_steps)
+        rows = bench.rows(sorted(set(lengths)), repeats, progress)
+        check = max((n for n in lengths if n <= CHECK_LENGTH), default=CHECK_LENGTH)
+        difference = bench.difference(check)
+    shape = _shape(model)
+    settings = {
+        "model": shape,
+        "method": {"name": built.name, "config": built.config.model_dump(mode="json")},
+        "dtype": dtype,
+        "device": device,
+        "clock": timer.name,
+        "repeats": repeats,
+        "decode_steps": decode_steps,
+        "baseline": f"transformers {shape['attention']}",
+        "max_logit_difference": difference,
+        "check_length": check,
+    }
+    title = f"{built!r} against transformers' {shape['attention']}, {dtype}"
+    return Result("model", title, settings, COLUMNS, rows, facts, _notes(settings, rows), _draw)
+
+
+class _Bench:
+    def __init__(self, model: PreTrainedModel, method: attnpatch.Method, clock: Clock, decode_steps: int) -> None:
+        self.model, self.method, self.clock, self.decode_steps = model, method, clock, decode_steps
+        self.device = model.device
+        self.vocabulary = model.config.get_text_config(decoder=True).vocab_size
+
+    def rows(self, lengths: list[int], repeats: int, progress: Progress) -> list[dict[str, Any]]:
+        warmup = 1 if self.device.type == "cuda" else 0  # there every new length may compile and tune
+        done, total = count(1), 2 + 2 * len(lengths) * (warmup + repeats)
+        rows = []
+        for length in (None, *lengths):  # None: one round at the shortest length, to load libraries and caches
+            text = "warming up" if length is None else f"{length:,} tokens"
+            step = partial(_step, progress, done, total, text)
+            tokens = self._tokens(length or lengths[0])
+            cases = {"stock": lambda t=tokens: self._run(t, False), "patched": lambda t=tokens: self._run(t, True)}
+            if length is None:
+                alternate(cases, 0, warmup=1, step=step)
+                continue
+            runs = alternate(cases, repeats, warmup=warmup, step=step)
+            rows.append(_row(length, runs["stock"], runs["patched"]))
+        return rows
+
+    def _tokens(self, length: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(length)
+        return torch.randint(3, self.vocabulary, (1, length), generator=generator).to(self.device)
+
+    @torch.no_grad()
+    def _run(self, tokens: torch.Tensor, patched: bool) -> Run:
+        with attnpatch.apply(self.model, self.method) if patched else nullcontext() as patch:
+            peak, (prefill, output) = peak_memory(lambda: self._forward(tokens), self.device)
+            report = patch.report() if patched else None
+            cache, last = output.past_key_values, tokens[:, -1:]
+            del output
+            steps = [self._forward(last, past_key_values=cache)[0] for _ in range(self.decode_steps)]
+        backends = sorted(report.backends, key=report.backends.get, reverse=True) if patched else None
+        return Run(
+            prefill,
+            median(steps),
+            peak,
+            report.mean_keys if patched else None,
+            " + ".join(backends) if patched else None,
+        )
+
+    def _forward(self, tokens: torch.Tensor, **extra: Any) -> tuple[float, Any]:
+        return self.clock.time(lambda: self.model(tokens, use_cache=True, logits_to_keep=1, **extra))
+
+    @torch.no_grad()
+    def difference(self, length: int) -> float | None:
+        """Largest logit difference at one prompt between the method's kernel and dense masked attention.
+
+        None if the method did not run on a kernel of ours.
+        """
+        tokens, logits, backends = self._tokens(length), [], set()
+        for dense in (False, True):  # a fresh patch each: methods that draw at random draw the same
+            with attnpatch.apply(self.model, self.method) as patch:
+                output = self.model(tokens, use_cache=False, logits_to_keep=1, output_attentions=dense)
+                logits.append(output.logits)
+                backends.update(patch.report().backends)
+        return float((logits[0] - logits[1]).abs().max()) if "reference" in backends else None
+
+
+def _step(progress: Progress, done: Iterator[int], total: int, text: str) -> None:
+    progress(next(done), total, text)
+
+
+def _check(lengths: tuple[int, ...], dtype: str, repeats: int, decode_steps: int) -> None:
+    if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 2 for n in lengths):
+        raise AttnPatchError(f"lengths must be one or more numbers of tokens >= 2, got {lengths!r}.")
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    for name, value in (("repeats", repeats), ("decode_steps", decode_steps)):
+        if value < 1:
+            raise AttnPatchError(f"{name} must be at least 1, got {value}.")
+
+
+def _model(
+    config: str | PreTrainedConfig | None, layers: int | None, positions: int, dtype: str, device: str
+) -> PreTrainedModel:
+    if isinstance(config, str):
+        config = load_config(config)
+    return random_model(
+        shrink(config or default_config(), layers=layers, positions=positions), dtype=DTYPES[dtype], device=device
+    )
+
+
+def _shape(model: PreTrainedModel) -> dict[str, Any]:
+    config = model.config.get_text_config(decoder=True)
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    return {
+        "class": type(model).__name__,
+        **{name: getattr(config, name, None) for name in (*names, "head_dim", "vocab_size")},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights": "random, seed 0",
+        "attention": config._attn_implementation,
+    }
+
+
+def _row(length: int, stock: list[Run], patched: list[Run]) -> dict[str, Any]:
+    def middle(runs: list[Run], name: str) -> float | None:
+        values = [value for run in runs if (value := getattr(run, name)) is not None]
+        return median(values) if values else None
+
+    times = {case: (middle(runs, "prefill"), middle(runs, "decode")) for case, runs in _both(stock, patched)}
+    return {
+        "length": length,
+        "stock_seconds": times["stock"][0],
+        "patched_seconds": times["patched"][0],
+        "speedup": times["stock"][0] / times["patched"][0],
+        "stock_decode_ms": times["stock"][1] * 1e3,
+        "patched_decode_ms": times["patched"][1] * 1e3,
+        "decode_speedup": times["stock"][1] / times["patched"][1],
+        "stock_mean_keys": (length + 1) / 2,
+        "mean_keys": middle(patched, "mean_keys"),
+        "stock_peak_mib": middle(stock, "peak"),
+        "patched_peak_mib": middle(patched, "peak"),
+        "backend": patched[-1].backend,
+        "runs": {case: [run.prefill for run in runs] for case, runs in _both(stock, patched)},
+    }
+
+
+def _both(stock: list[Run], patched: list[Run]) -> tuple[tuple[str, list[Run]], ...]:
+    return ("stock", stock), ("patched", patched)
+
+
+def _notes(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    shape = settings["model"]
+    faster = [row["length"] for row in rows if row["speedup"] > 1]
+    slower = [f"{row['length']:,} ({row['speedup']:.2f}x)" for row in rows if row["speedup"] < 0.95]
+    wins = f"faster from {min(faster):,} tokens on" if faster else "faster at none of these lengths"
+    unit = (
+        "CPU time of the process, so that other processes do not count" if settings["clock"] == "cpu" else "wall time"
+    )
+    notes = [
+        f"{wins}; more than 5 % slower at: {', '.join(slower) or 'none'}",
+        f"{shape['class']}, {shape['num_hidden_layers']} layers, hidden {shape['hidden_size']}, "
+        f"{shape['num_attention_heads']}/{shape['num_key_value_heads']} heads, random weights, batch 1",
+        f"{unit}; runs alternate, median of {settings['repeats']}; peak MiB is over what was in use before",
+    ]
+    if settings["max_logit_difference"] is not None:
+        notes.append(
+            f"exactness: last logits within {settings['max_logit_difference']:.1e} of dense masked attention "
+            f"by the same rule, at {settings['check_length']:,} tokens"
+        )
+    return notes
+
+
+def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    lengths = [row["length"] for row in rows]
+    axes.plot(lengths, [row["speedup"] for row in rows], marker="o", label="prefill")
+    axes.plot(lengths, [row["decode_speedup"] for row in rows], marker="s", label="one decode step")
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.set(xlabel="prompt length in tokens", ylabel="speed-up over stock")
+    axes.legend()
