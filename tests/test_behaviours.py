@@ -217,8 +217,6 @@ def reference_run(model, case, inputs, **options):
 
 @pytest.mark.parametrize("how", ["chunks", "no cache", "static", "static, twice"])
 def test_other_ways_to_run_a_prompt_agree(family, case, how):
-    if family in ("llava", "qwen3_next") and how != "no cache":
-        pytest.skip("chunks and static caches are not offered by transformers for this family")
     model, inputs = zoo.build(family), single()
     tokens, expected = reference_run(model, case, inputs)
     options = {
@@ -245,9 +243,8 @@ def test_chunked_prefill_without_a_declared_prompt_is_right_or_refused(few, case
         try:
             _, found = generated_logits(model, inputs, prefill_chunk_size=5)
         except attnpatch.UnsupportedCallError as refusal:
-            assert "patch.prompt" in str(refusal)
-        else:
-            assert close(expected, found)
+            found, why = None, str(refusal)
+    assert "patch.prompt" in why if found is None else close(expected, found)
 
 
 @pytest.mark.parametrize("how", ["assistant", "prompt lookup"])

@@ -140,7 +140,7 @@ class Call:
         if end not in known:
             spec = self.spec
             padding = spec.padding if spec is not None else self.forward.padding
-            known[end] = spans_of(padding, end)
+            known[end] = spans_of(padding, self.query.shape[0], end)
         return known[end]
 
     def stock(self) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -156,25 +156,29 @@ def lazy_mask_for(base: str) -> Callable[..., torch.Tensor | None]:
     return lazy_mask
 
 
-def spans_of(padding: torch.Tensor | None, end: int) -> list[tuple[int, int]] | None:
+def spans_of(padding: torch.Tensor | None, rows: int, end: int) -> list[tuple[int, int]] | None:
     """Each row's real tokens as `(start, stop)` below `end`, or None if no row is padded.
 
-    `padding` is `[B, keys]`, nonzero = real. Raises UnsupportedCallError for padding with holes.
+    `padding` is `[B, keys]`, nonzero = real, for `rows` rows of `end` tokens each (cached ones included).
+    Raises UnsupportedCallError for another shape, and for padding with holes.
     """
     if padding is None:
         return None
+    if padding.shape[0] != rows or padding.shape[1] < end:
+        raise UnsupportedCallError(
+            f"attention_mask has shape {tuple(padding.shape)}, but {rows} rows of {end} tokens (cached ones included) "
+            f"need [{rows}, {end}]; give the mask one column for every token so far."
+        )
     real = padding[:, :end].bool()
-    if real.shape[1] < end:
-        real = torch.nn.functional.pad(real, (0, end - real.shape[1]), value=False)
     if bool(real.all()):
         return None
     counts = real.sum(1)
     starts = torch.where(counts > 0, real.int().argmax(1), 0)
-    lasts = torch.where(counts > 0, end - real.flip(1).int().argmax(1), 0)
-    if bool((lasts - starts != counts).any()):
-        row = int((lasts - starts != counts).nonzero()[0])
+    stops = torch.where(counts > 0, end - real.flip(1).int().argmax(1), 0)
+    if bool((stops - starts != counts).any()):
+        row = int((stops - starts != counts).nonzero()[0])
         raise UnsupportedCallError(
             f"attention_mask row {row} has padding between real tokens; only left or right padding is supported. "
             "Re-encode the batch with padding_side='left' before generating."
         )
-    return list(zip(starts.tolist(), lasts.tolist(), strict=True))
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))

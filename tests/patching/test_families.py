@@ -35,7 +35,7 @@ def test_identity_and_removal_are_exact(family):
 def test_families_that_bypass_the_interface_are_refused(family):
     model = zoo.build(family)
     before = structure(model)
-    with pytest.raises(attnpatch.UnsupportedModelError, match="attention interface|compares the name"):
+    with pytest.raises(attnpatch.UnsupportedModelError, match=r"attention interface|compares the name"):
         attnpatch.apply(model, "stock")
     assert structure(model) == before
 
