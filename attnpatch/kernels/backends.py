@@ -1,0 +1,47 @@
+"""Which executor runs where: the one place of choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from . import chunked, flex
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Runs one plan: run(plan, q, k, v, scale, want_lse) -> (output, lse | None).
+
+    block: query rows per block; even: it needs blocks of exactly that size from row 0 on.
+    """
+
+    name: str
+    run: Callable
+    block: int
+    even: bool = False
+
+
+EXECUTORS = {
+    "chunked": Executor("chunked", chunked.run_plan, chunked.BLOCK),
+    "flex": Executor("flex", flex.run_plan, flex.BLOCK, even=True),
+}
+BACKENDS = ("auto", "reference", *EXECUTORS)
+
+
+def choose(backend: str, device: torch.device) -> Executor | None:
+    """The executor for `backend` on `device`; None stands for the explicit reference.
+
+    "auto": chunked SDPA on CPU, compiled FlexAttention on CUDA.
+    """
+    if backend == "auto":
+        backend = "flex" if device.type == "cuda" else "chunked"
+    if backend == "reference":
+        return None
+    if backend not in EXECUTORS:
+        near = difflib.get_close_matches(str(backend), BACKENDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.{hint}")
+    return EXECUTORS[backend]

@@ -1,0 +1,148 @@
+"""The chunked executor: runs a plan block by block with scaled dot-product attention, no N x N anything.
+
+Blocks of one shape a constant step apart are folded into the batch dimension of one call through
+overlapping views, so long prompts need few calls and all cores stay busy.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .plan import Plan, Run
+from .softmax import block_attention, needs_grad
+
+# Query rows per block: a multiple of the CPU kernel's 64-row tile.
+BLOCK = 192
+# Fold blocks until this many (head, block) units share a call, while masks stay below MASK_CELLS.
+UNITS = 64
+MASK_CELLS = 1 << 22
+
+
+def run_plan(
+    plan: Plan, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, want_lse: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention of q [B, H, Q, D] over k, v [B, Hkv, K, D] by `plan`: output [B, H, Q, D], lse [B, H, Q] | None."""
+    batch, heads = q.shape[:2]
+    if plan.order_q is not None:
+        q, k, v = take_rows(q, plan.order_q), take_rows(k, plan.order_k), take_rows(v, plan.order_k)
+    grad = needs_grad(q, k, v)
+    result = _Pieces(plan, q, want_lse) if grad else _Buffer(plan, q, want_lse)
+    widest = max((sum(b - a for a, b in plan.block_ranges(t)) for t in range(len(plan.blocks))), default=1)
+    tallest = max((stop - start for start, stop in plan.blocks), default=1)
+    fold = max(1, min(UNITS // heads, MASK_CELLS // (tallest * max(widest, 1))))
+    for run in plan.runs(fold):
+        # Rows of the batch are as good as blocks for filling a call, and need no mask each.
+        parts = [(run, slice(0, batch))] if batch == 1 else _split(run, batch)
+        for part, members in parts:
+            mask = _mask(plan, part, q)
+            output, lse = block_attention(
+                _view(q[members], [(part.start, part.size, part.step)], part.count),
+                _view(k[members], part.ranges, part.count),
+                _view(v[members], part.ranges, part.count),
+                mask,
+                scale,
+                want_lse=want_lse,
+                may_be_empty=plan.may_be_empty,
+            )
+            result.put(part, members, output, lse)
+    return result.finish()
+
+
+def _split(run: Run, batch: int) -> list[tuple[Run, slice]]:
+    """A run over several batch rows: fold blocks row by row, or rows block by block, whichever needs fewer calls."""
+    if run.count > batch:
+        return [(run, slice(row, row + 1)) for row in range(batch)]
+    return [(run.take(t, 1), slice(0, batch)) for t in range(run.count)]
+
+
+def _view(x: torch.Tensor, ranges, count: int) -> torch.Tensor:
+    """Rows of x [B, H, N, D] in some ranges: [B, H, W, D] for one block, [count, H, W, D] for several (then B = 1)."""
+    if count == 1:
+        parts = [x.narrow(2, low, width) for low, width, _ in ranges]
+    else:
+        parts = []
+        for low, width, step in ranges:
+            if step:
+                blocks = x[0].narrow(1, low, (count - 1) * step + width).unfold(1, width, step)
+                parts.append(blocks.permute(1, 0, 3, 2))
+            else:
+                parts.append(x.narrow(2, low, width).expand(count, -1, -1, -1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def _mask(plan: Plan, run: Run, q: torch.Tensor) -> torch.Tensor:
+    """Additive mask: [Q, W] if the run's blocks share it, else [count, 1, Q, W]."""
+    if plan.relative:
+        run = run.take(0, 1)
+    seen = plan.visible(run.rows(q.device)[:, :, None], run.keys(q.device)[:, None, :])
+    mask = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill_(~seen, -torch.inf)
+    return mask[0] if plan.relative else mask[:, None]
+
+
+def take_rows(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """x [B, H, N, D] reordered along N, gathered in the layout that moves whole rows."""
+    if x.stride(1) < x.stride(2):
+        return x.transpose(1, 2).index_select(1, order).transpose(1, 2)
+    return x.index_select(2, order)
+
+
+class _Buffer:
+    """Collects block outputs in place (no gradients)."""
+
+    def __init__(self, plan: Plan, q: torch.Tensor, want_lse: bool):
+        batch, heads, rows, dim = q.shape
+        self.order = plan.order_q
+        # Memory order [B, Q, H, D]: what the host's reshape to hidden states wants.
+        self.output = q.new_empty(batch, rows, heads, dim)
+        self.lse = q.new_empty(batch, rows, heads, dtype=_lse_dtype(q)) if want_lse else None
+
+    def put(self, run: Run, members: slice, output: torch.Tensor, lse: torch.Tensor | None) -> None:
+        self._write(self.output[members], run, output.transpose(1, 2))
+        if lse is not None:
+            self._write(self.lse[members], run, lse.transpose(1, 2))
+
+    def _write(self, target: torch.Tensor, run: Run, value: torch.Tensor) -> None:
+        """target [B, N, H, ...] gets value [B | count, size, H, ...]."""
+        if run.count > 1:
+            value = value.flatten(0, 1)[None]
+        if self.order is None and (run.count == 1 or run.step == run.size):
+            target.narrow(1, run.start, run.count * run.size).copy_(value)
+            return
+        rows = run.rows(target.device).flatten()
+        target.index_copy_(1, rows if self.order is None else self.order[rows], value.to(target.dtype))
+
+    def finish(self):
+        return self.output.transpose(1, 2), None if self.lse is None else self.lse.transpose(1, 2)
+
+
+class _Pieces:
+    """Collects block outputs as a list, so that autograd sees one concatenation and no in-place writes."""
+
+    def __init__(self, plan: Plan, q: torch.Tensor, want_lse: bool):
+        self.plan, self.batch, self.want_lse = plan, q.shape[0], want_lse
+        self.rows: list[torch.Tensor] = []
+        self.members: list[list] = []
+
+    def put(self, run: Run, members: slice, output: torch.Tensor, lse: torch.Tensor | None) -> None:
+        if run.count > 1:
+            output = output.transpose(0, 1).flatten(1, 2)[None]
+            lse = None if lse is None else lse.transpose(0, 1).flatten(1, 2)[None]
+        if members.start == 0:
+            self.rows.append(run.rows(output.device).flatten())
+            self.members.append([])
+        self.members[-1].append((output, lse))
+
+    def finish(self):
+        place = torch.cat(self.rows)
+        if self.plan.order_q is not None:
+            place = self.plan.order_q[place]
+        back = torch.argsort(place)
+        output = torch.cat([torch.cat([out for out, _ in part]) for part in self.members], 2).index_select(2, back)
+        if not self.want_lse:
+            return output, None
+        lse = torch.cat([torch.cat([lse for _, lse in part]) for part in self.members], 2)
+        return output, lse.index_select(2, back)
+
+
+def _lse_dtype(q: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)

@@ -1,0 +1,48 @@
+"""Attention weights of a few query rows, without the N x N matrix."""
+
+from __future__ import annotations
+
+import torch
+
+from .softmax import explicit_scores
+
+
+def row_weights(
+    q_rows: torch.Tensor,
+    k: torch.Tensor,
+    *,
+    scale: float | None = None,
+    visible: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax weights [B, H, R, K] fp32 of q_rows [B, H, R, D] over k [B, Hkv, K, D].
+
+    visible: bool, broadcastable to [B, Hkv, R, K] (see `visible_mask` for rules, offsets and padding), or None for
+    all keys. A row that sees nothing gets zeros. sink_logits: [H], a column without a key: weights then sum to < 1.
+    """
+    if q_rows.shape[1] % k.shape[1]:
+        raise ValueError(f"query heads must be a multiple of key heads, got {q_rows.shape[1]} and {k.shape[1]}")
+    scale = q_rows.shape[-1] ** -0.5 if scale is None else scale
+    scores = explicit_scores(q_rows, k, scale)
+    if visible is not None:
+        visible = visible if visible.ndim < 3 else visible.unsqueeze(-3)
+        scores = scores.masked_fill(~visible, -torch.inf)
+    batch, kv_heads, group, rows, keys = scores.shape
+    highest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
+    if sink_logits is not None:
+        sink = sink_logits.to(scores.dtype).view(1, kv_heads, group, 1, 1)
+        highest = torch.maximum(highest, sink)
+    power = torch.exp(scores - highest)
+    total = power.sum(-1, keepdim=True)
+    if sink_logits is not None:
+        total = total + torch.exp(sink - highest)
+    weights = power / total.clamp(min=torch.finfo(scores.dtype).tiny)
+    return weights.reshape(batch, kv_heads * group, rows, keys)
+
+
+def row_outputs(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Outputs [B, H, R, Dv] in v's dtype for weights [B, H, R, K] (edited or not) over v [B, Hkv, K, Dv]."""
+    batch, heads, rows, keys = weights.shape
+    kv_heads = v.shape[1]
+    grouped = weights.reshape(batch, kv_heads, heads // kv_heads * rows, keys)
+    return (grouped @ v.to(weights.dtype)).reshape(batch, heads, rows, -1).to(v.dtype)
