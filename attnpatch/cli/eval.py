@@ -1,0 +1,267 @@
+"""`attnpatch-eval`: what methods do to a model's accuracy, speed and memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from attnpatch.cli.console import examples
+from attnpatch.cli.lists import ListCommand
+from attnpatch.patching.errors import AttnPatchError
+
+DEFAULT_OUTPUT = Path("attnpatch-results")
+RUN_EXAMPLES = examples(
+    "attnpatch-eval run",
+    "attnpatch-eval run --suite quick",
+    "attnpatch-eval run --methods sliding:window=64 stochastic:window=64 --tasks needle copy --lengths 256 --limit 8",
+    "attnpatch-eval run --methods sliding stochastic --budgets length/8 --tasks needle --seeds 0 1 2 --dry-run",
+)
+LIST_EXAMPLES = examples("attnpatch-eval list methods", "attnpatch-eval list tasks", "attnpatch-eval list suites")
+REPORT_EXAMPLES = examples(
+    "attnpatch-eval report attnpatch-results", "attnpatch-eval report attnpatch-results --format csv"
+)
+COMPARE_EXAMPLES = examples("attnpatch-eval compare attnpatch-results attnpatch-results")
+
+app = typer.Typer(
+    name="attnpatch-eval",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=RUN_EXAMPLES,
+)
+
+
+class Format(str, Enum):
+    """How `report` shows results."""
+
+    md = "md"
+    csv = "csv"
+    json = "json"
+    plot = "plot"
+
+
+class Kind(str, Enum):
+    """What `list` lists."""
+
+    methods = "methods"
+    tasks = "tasks"
+    suites = "suites"
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Errors of the user as one line on stderr, with the exit code that goes with them."""
+    from attnpatch.evaluation.errors import LoadingError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        _error("interrupted; finished cells are kept, the same command goes on from them")
+        raise typer.Exit(130) from None
+    except (LoadingError, ImportError) as error:
+        _error(str(error))
+        raise typer.Exit(1) from None
+    except AttnPatchError as error:
+        _error(str(error))
+        raise typer.Exit(2) from None
+
+
+def _error(message: str) -> None:
+    Console(stderr=True).print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    typer.echo(text.rstrip("\n"))
+
+
+@app.callback()
+def main() -> None:
+    """Measure what attention methods do to a model's accuracy, speed and memory."""
+
+
+@app.command(cls=ListCommand, epilog=RUN_EXAMPLES)
+def run(
+    suite: Annotated[
+        str | None, typer.Option(help="A suite by name or .yaml path; options below override it.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, or sandbox:text.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Methods: NAME or NAME:option=value,option=value.", metavar="METHOD...")
+    ] = None,
+    budgets: Annotated[
+        list[str] | None,
+        typer.Option(help="Mean visible keys per query to match windows to: 64, or length/8.", metavar="KEYS..."),
+    ] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help="Tasks; see `list tasks`.", metavar="TASK...")] = None,
+    lengths: Annotated[list[str] | None, typer.Option(help="Tokens per document: 512, 4k.", metavar="N...")] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="Seeds of random methods.", metavar="SEED...")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Documents per forward.")] = None,
+    data_seed: Annotated[int | None, typer.Option(help="Seed of the documents.")] = None,
+    text_file: Annotated[str | None, typer.Option(help="Text for the perplexity task.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (float32 on a CPU), float32, bfloat16 or float16.")] = "auto",
+    device_map: Annotated[str | None, typer.Option(help="As in transformers, for example auto.")] = None,
+    attn_implementation: Annotated[str | None, typer.Option(help="sdpa or eager.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+    output_path: Annotated[Path, typer.Option(help="Folder for cells, tables and plots.")] = DEFAULT_OUTPUT,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Compute finished cells again.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any cell is skipped or failed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, load no weights.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """Run an evaluation; without options the default suite on the sandbox model.
+
+    Cells that are in --output-path already are not computed again. --methods without --budgets or --suite runs the
+    methods as configured; with budgets their windows are searched so that all see the same number of keys.
+
+    A checkpoint: attnpatch-eval run --model Qwen/Qwen3-8B --dtype bfloat16 --device-map auto --lengths 4k 8k --methods
+    sliding stochastic --budgets length/8 --tasks needle mqar perplexity
+
+    Exit codes: 0 something was measured; 1 nothing was, or the model did not come back bit for bit, or --strict and a
+    cell is not ok; 2 wrong use; 130 interrupted, and the same command goes on from there.
+    """
+    with _exit_codes():
+        from attnpatch.evaluation.evaluate import prepare
+        from attnpatch.evaluation.loading import CheckpointSource, ModelRequest
+        from attnpatch.evaluation.suites import checked, load_suite
+
+        values = load_suite(suite or "default")
+        if methods and suite is None and not budgets:
+            values.pop("budgets", None)
+        given = {
+            "model": model, "methods": methods, "budgets": budgets, "tasks": tasks, "lengths": lengths, "limit": limit,
+            "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed,
+        }  # fmt: skip
+        values |= {key: value for key, value in given.items() if value not in (None, [])}
+        if limit is not None and not tasks:  # a limit on the command line is meant for every task
+            values["tasks"] = [one if isinstance(one, str) else one["name"] for one in values.get("tasks", [])]
+        plan = checked(values)
+        request = ModelRequest(plan.model, revision, dtype, device_map, attn_implementation, trust_remote_code)
+        prepared = prepare(plan, CheckpointSource(request), output_path, text_file)
+        if dry_run:
+            _show_plan(prepared)
+            raise typer.Exit(0)
+        _run(prepared, output_path, overwrite, strict, quiet)
+
+
+def _run(prepared, output_path: Path, overwrite: bool, strict: bool, quiet: bool) -> None:
+    from attnpatch.evaluation.progress import reporter
+    from attnpatch.evaluation.tables import status_line
+
+    results = prepared.run(resume=not overwrite, progress=reporter(quiet))
+    written = results.save(output_path)
+    _show_headline(results)
+    log = Console(stderr=True, quiet=quiet)
+    for line in (
+        *results.problems(),
+        results.run.get("plots"),
+        f"{status_line(results)}; {results.run['seconds']:.0f} s; wrote {', '.join(map(str, written))}",
+    ):
+        if line:
+            log.print(line, markup=False, highlight=False, soft_wrap=True)
+    if results.unpatch_failed:
+        _error("unpatch_failed: after the run the stock model gave other logits than before; do not trust these cells")
+    raise typer.Exit(results.exit_code(strict))
+
+
+def _show_headline(results) -> None:
+    from attnpatch.evaluation.tables import LEGEND, headline_markdown, rich_tables
+
+    console = Console()
+    if not console.is_terminal:
+        _say(headline_markdown(results))
+        return
+    for table in rich_tables(results):
+        console.print(table)
+    console.print(LEGEND.replace("**", ""), style="dim")
+
+
+def _show_plan(prepared) -> None:
+    done = 0
+    for cell in prepared.cells:
+        exists = prepared.store is not None and prepared.store.read(cell.key) is not None
+        done += exists
+        state = f"skip: {cell.skip.reason}" if cell.skip else "done" if exists else "to run"
+        window = (
+            ""
+            if cell.method.match is None or cell.config is None
+            else f" {cell.method.match}={cell.config[cell.method.match]}"
+        )
+        _say(f"{cell.key[:16]}  {state:7}  {cell.label}{window}  {len(cell.documents)} documents")
+    _say(f"{len(prepared.cells)} cells, {done} done")
+
+
+@app.command("list", epilog=LIST_EXAMPLES)
+def list_(kind: Annotated[Kind, typer.Argument(help="methods, tasks or suites")]) -> None:
+    """List methods, tasks or suites."""
+    with _exit_codes():
+        if kind is Kind.methods:
+            from attnpatch.patching.method import methods
+
+            entries = {name: f"{cls.summary} [{cls.paper}]" for name, cls in methods().items()}
+        elif kind is Kind.tasks:
+            from attnpatch.evaluation.tasks import known
+
+            entries = {
+                name: "; ".join(f"{source}: {text}" for source, text in sources.items())
+                for name, sources in known().items()
+            }
+        else:
+            from attnpatch.evaluation.suites import load_suite, suite_names
+
+            entries = {name: load_suite(name).get("description", "") for name in suite_names()}
+        width = max(map(len, entries), default=0)
+        for name, text in sorted(entries.items()):
+            _say(f"{name:{width}}  {text}")
+
+
+@app.command(epilog=REPORT_EXAMPLES)
+def report(
+    folder: Annotated[Path, typer.Argument(help="The --output-path of a run, or its results.json.")],
+    format: Annotated[Format, typer.Option("--format", help="md, csv, json or plot.")] = Format.md,
+) -> None:
+    """Show the results of a run again; `plot` draws its pictures again."""
+    with _exit_codes():
+        import json
+
+        from attnpatch.evaluation.results import Results
+
+        results = Results.load(folder)
+        if format is Format.plot:
+            target = (folder if folder.is_dir() else folder.parent) / "plots"
+            for path in results.plot(target):
+                _say(str(path))
+        elif format is Format.csv:
+            _say(results.to_csv())
+        elif format is Format.json:
+            _say(json.dumps(results.to_dict(), indent=1, allow_nan=False))
+        else:
+            _say(results.to_markdown())
+
+
+@app.command(epilog=COMPARE_EXAMPLES)
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder or results.json of one run.")],
+    second: Annotated[Path, typer.Argument(help="Folder or results.json of the other.")],
+) -> None:
+    """Compare two runs row by row, paired by document where both scored the same ones."""
+    with _exit_codes():
+        from attnpatch.evaluation.compare import compare_markdown
+        from attnpatch.evaluation.results import Results
+
+        _say(compare_markdown(Results.load(first), Results.load(second)))
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,81 @@
+"""Cells on disk: named by a hash of everything that matters, written atomically, read back to resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+OK, SKIPPED, ERROR = "ok", "skipped", "error"
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of a JSON value: sorted keys, no spaces. Raises ValueError for NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def cell_seed(seed: int, method: str, task: str, length: int) -> int:
+    """The method's seed in one cell: the same in any run order, different in every cell."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{method}|{task}|{length}".encode()).digest()[:4], "big")
+
+
+def without_nan(value: Any) -> Any:
+    """The same structure with NaN and infinities as None, which is what JSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two runs that share a folder from writing into the same temporary file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class CellStore:
+    """The cells of one output folder: `cells/<key>.json`, and what was predicted in `samples/<key>.jsonl`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, key: str) -> Path:
+        return self.folder / "cells" / f"{key}.json"
+
+    def samples_path(self, key: str) -> Path:
+        return self.folder / "samples" / f"{key}.jsonl"
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """The finished cell, or None: a missing, half-written, failed or skipped one is to be run (again)."""
+        try:
+            cell = json.loads(self.path(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        complete = isinstance(cell, dict) and cell.get("key") == key and cell.get("status") == OK
+        return cell if complete else None
+
+    def write(self, cell: dict[str, Any], samples: list[dict[str, Any]]) -> None:
+        """Samples first, the cell last: a cell that exists is complete."""
+        key = cell["key"]
+        if samples:
+            lines = (json.dumps(without_nan(sample), allow_nan=False) for sample in samples)
+            write_atomically(self.samples_path(key), "\n".join(lines) + "\n")
+        write_atomically(self.path(key), json.dumps(without_nan(cell), indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,124 @@
+"""One evaluation from request to results; the command line and the Python API are the same engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnpatch.evaluation.cells import CellStore
+from attnpatch.evaluation.environment import command, machine, versions
+from attnpatch.evaluation.loading import MemorySource
+from attnpatch.evaluation.plan import PlannedCell, Planner
+from attnpatch.evaluation.progress import Silent
+from attnpatch.evaluation.results import Results
+from attnpatch.evaluation.runner import Runner
+from attnpatch.evaluation.sizes import Size
+from attnpatch.evaluation.speed import process_peak
+from attnpatch.evaluation.suites import Suite, checked
+
+
+@dataclass
+class Prepared:
+    """A planned evaluation: what would run, and `run()`."""
+
+    suite: Suite
+    source: Any
+    cells: list[PlannedCell]
+    store: CellStore | None
+
+    def run(self, *, resume: bool = True, progress: Silent | None = None) -> Results:
+        """Run what is missing and gather everything."""
+        start = time.perf_counter()
+        runner = Runner(self.cells, self.source, self.store, resume=resume, batch_size=self.suite.batch_size)
+        with progress or Silent() as shown:
+            cells = runner.run(shown)
+        run = {
+            "command": command(),
+            "suite": self.suite.model_dump(mode="json", exclude={"methods"})
+            | {
+                "methods": [
+                    {"name": m.name, "label": m.label, "options": m.options} for m in self.suite.method_specs()
+                ]
+            },
+            "model": self.source.identity.to_dict(),
+            "versions": versions(),
+            "machine": machine(),
+            "unpatched": runner.unpatched,
+            "reused_cells": runner.reused,
+            "seconds": round(time.perf_counter() - start, 1),
+            "peak_rss_bytes": process_peak(),
+        }
+        return Results(cells, run)
+
+
+def prepare(suite: Suite, source, output_path: str | Path | None, text_file: str | None = None) -> Prepared:
+    """Plan a suite for a model source; loads no weights.
+
+    Raises:
+        UsageError: an unknown name or a value out of range.
+    """
+    store = CellStore(output_path) if output_path is not None else None
+    return Prepared(suite, source, Planner(suite, source, text_file).cells(), store)
+
+
+def evaluate(
+    model,
+    tokenizer,
+    *,
+    methods: Sequence[Any] = ("stock",),
+    tasks: Sequence[str] = ("needle",),
+    lengths: Sequence[int | str] = (512,),
+    seeds: Sequence[int] = (0,),
+    budgets: Sequence[Size] = (),
+    limit: int = 32,
+    batch_size: int = 4,
+    data_seed: int = 0,
+    text_file: str | Path | None = None,
+    output_path: str | Path | None = None,
+    resume: bool = True,
+) -> Results:
+    """Measure what methods do to a model in memory.
+
+    Args:
+        model: a causal language model without patches; it is stock again on return and after an exception.
+        tokenizer: its tokenizer. The sandbox's own gets the sandbox tasks, any other the same tasks as plain text.
+        methods: names, `"sliding:window=256,sink=4"`, `("sliding", {"window": 256})`, or mappings with name, options,
+            label, match. `stock` is added if absent and runs first.
+        tasks: see `attnpatch-eval list tasks`.
+        lengths: tokens per document, exact; `"4k"` is 4096.
+        seeds: for methods that draw at random; others run once.
+        budgets: mean visible keys per prefill query, as tokens or `"length/8"`. Methods without a window of their own
+            get the one whose measured budget comes closest; none: methods run as configured.
+        limit: documents per task.
+        batch_size: documents per forward; methods that draw one permutation per batch depend on it.
+        data_seed: seed of the documents.
+        text_file: replaces the stories of the perplexity task.
+        output_path: folder for cells and results; cells found there are not computed again if `resume`.
+
+    Returns:
+        Results: `.cells`, `.rows`, `.to_markdown()`, `.to_pandas()`, `.plot(folder)`, `.save(folder)`.
+
+    Raises:
+        UsageError: an unknown name, or a value out of range. Whatever goes wrong later stands in the cells.
+    """
+    suite = checked(
+        {
+            "methods": list(methods),
+            "tasks": list(tasks),
+            "lengths": list(lengths),
+            "seeds": list(seeds),
+            "budgets": list(budgets),
+            "limit": limit,
+            "batch_size": batch_size,
+            "data_seed": data_seed,
+            "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
+        }
+    )
+    text = None if text_file is None else str(text_file)
+    results = prepare(suite, MemorySource(model, tokenizer), output_path, text).run(resume=resume)
+    if output_path is not None:
+        results.save(output_path)
+    return results

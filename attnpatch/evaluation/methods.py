@@ -1,0 +1,125 @@
+"""Which methods to compare: `name:option=value,...` as text, a `(name, options)` pair, or a mapping in a suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnpatch.evaluation.errors import UsageError
+from attnpatch.evaluation.sizes import is_share, resolve_size
+from attnpatch.patching.method import Method, build_config, method_class
+
+MATCHED = "window"  # the option that is searched for a budget
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One method of a comparison.
+
+    options: as given; an integer may be a share such as `"budget/2"`. label: its name in tables. match: the option
+    that is searched until the measured budget fits, None if the method is run as it is.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+    match: str | None = None
+
+    def config(self, *, length: int, budget: int | None = None, **overrides: Any) -> dict[str, Any]:
+        """The full resolved config, every option with its value, as JSON types.
+
+        Raises:
+            AttnPatchError: an option that does not exist or a value out of range.
+        """
+        given = {
+            key: resolve_size(value, length=length, budget=budget) if is_share(value) else value
+            for key, value in self.options.items()
+        }
+        return build_config(method_class(self.name), {**given, **overrides}).model_dump(mode="json")
+
+    @property
+    def stochastic(self) -> bool:
+        """True if the method draws at random and the caller did not fix its seed."""
+        return "seed" in method_class(self.name).Config.model_fields and "seed" not in self.options
+
+
+def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = False) -> MethodSpec:
+    """A `MethodSpec` from what a user gave; `budgets` says whether budgets are matched.
+
+    Raises:
+        AttnPatchError: an unknown method or option.
+        UsageError: text or a type that cannot be read.
+    """
+    label, match = "", None
+    if isinstance(given, MethodSpec):
+        return given
+    if isinstance(given, str):
+        name, options = _from_text(given)
+    elif isinstance(given, Method):
+        name, options = given.name, given.config.model_dump(mode="json")
+    elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
+        name, options = given[0], dict(given[1])
+    elif isinstance(given, Mapping) and "name" in given:
+        unknown = set(given) - {"name", "options", "label", "match"}
+        if unknown:
+            raise UsageError(
+                f"unknown keys {sorted(unknown)} in method {dict(given)!r}. Allowed: name, options, label, match."
+            )
+        name, options = given["name"], dict(given.get("options") or {})
+        label, match = given.get("label") or "", given.get("match")
+    else:
+        raise UsageError(
+            f"method {given!r} is not known; write 'sliding:window=256,sink=4' or ('sliding', {{'window': 256}})."
+        )
+    fields = method_class(name).Config.model_fields
+    if match is None and budgets and MATCHED in fields and MATCHED not in options:
+        match = MATCHED
+    if match is not None and match not in fields:
+        raise UsageError(
+            f"method {name!r} has no option {match!r} to match. Allowed: {', '.join(fields) or '(none)'}."
+        )
+    if match is not None and match in options:
+        raise UsageError(f"method {name!r}: option {match!r} is both given and matched to the budget; leave it out.")
+    spec = MethodSpec(name, options, label or default_label(name, options), match)
+    spec.config(length=1024, budget=None if not budgets else 128)  # unknown options and bad values fail here
+    return spec
+
+
+def _from_text(text: str) -> tuple[str, dict[str, Any]]:
+    import yaml
+
+    name, _, rest = text.strip().partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in rest.replace(";", ",").split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise UsageError(f"cannot read {part!r} in method {text!r}; write for example sliding:window=256,sink=4.")
+        options[key.strip()] = yaml.safe_load(value)
+    return name, options
+
+
+def default_label(name: str, options: Mapping[str, Any]) -> str:
+    """`sliding` or `sliding(sink=0, window=64)`."""
+    inner = ", ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in sorted(options.items())
+    )
+    return f"{name}({inner})" if inner else name
+
+
+def parse_methods(given: list, *, budgets: bool) -> list[MethodSpec]:
+    """All methods, `stock` first (added if absent), labels unique.
+
+    Raises:
+        AttnPatchError: an unknown method or option.
+        UsageError: the same method twice.
+    """
+    specs = [parse_method(one, budgets=budgets) for one in given]
+    stock = [spec for spec in specs if spec.name == "stock"] or [MethodSpec("stock", {}, "stock")]
+    specs = [stock[0], *(spec for spec in specs if spec.name != "stock")]
+    labels = [spec.label for spec in specs]
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise UsageError(f"methods appear twice: {', '.join(sorted(twice))}. Give each its own options or label.")
+    return specs

@@ -1,0 +1,60 @@
+"""Teacher-forced scoring: the whole document in one forward, the argmax at the answers' positions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from attnpatch.evaluation.metrics import record
+from attnpatch.evaluation.speed import Meter
+from attnpatch.evaluation.tasks.base import Document
+
+
+@dataclass
+class Outcome:
+    """One record per document, in order, and how long prefill and decode took."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    prefill: Meter = field(default_factory=Meter)
+    decode: Meter = field(default_factory=Meter)
+
+
+def batches(documents: list[Document], size: int) -> Iterator[list[Document]]:
+    """Consecutive documents of equal length: no padding."""
+    for start in range(0, len(documents), size):
+        yield documents[start : start + size]
+
+
+def keeps_logits(model: torch.nn.Module) -> bool:
+    """True if the model can compute logits at chosen positions only."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def input_device(model: torch.nn.Module) -> torch.device:
+    """Where the model takes its tokens."""
+    return model.get_input_embeddings().weight.device
+
+
+@torch.inference_mode()
+def score_prefill(
+    model: torch.nn.Module, documents: list[Document], batch_size: int, advance: Callable[[int], None]
+) -> Outcome:
+    """Score every document in one forward per batch."""
+    outcome, device, short = Outcome(), input_device(model), keeps_logits(model)
+    for batch in batches(documents, batch_size):
+        ids = torch.tensor([document.input_ids for document in batch], device=device)
+        # Logits of a large vocabulary at every position would dwarf the model itself.
+        needed = sorted({p - 1 for document in batch for p in document.answers})
+        extra = {"logits_to_keep": torch.tensor(needed, device=device)} if short else {}
+        with outcome.prefill.measure(ids.numel(), device):
+            logits = model(input_ids=ids, use_cache=False, **extra).logits
+        column = {p: index for index, p in enumerate(needed)} if short else None
+        for row, document in enumerate(batch):
+            places = [p - 1 if column is None else column[p - 1] for p in document.answers]
+            outcome.records.append(record(document, logits[row, places]))
+        advance(len(batch))
+    return outcome
