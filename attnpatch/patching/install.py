@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attnpatch.patching import eviction
 from attnpatch.patching.calls import Forward
 from attnpatch.patching.dispatch import FORWARD_KEY, PLAN_KEY, Link, SitePlan, Stock
 from attnpatch.patching.masks import LazyMask
@@ -35,6 +36,7 @@ class Installation:
         self.declared_prompt: int | None = None
         self.sequences = 0
         self.traceable = True
+        self.evicting: frozenset[int] = frozenset()  # layers whose method drops tokens from the cache
         self.warned: set[str] = set()
         self.states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -58,6 +60,8 @@ class Installation:
                     self.base.register_forward_hook(self._end, with_kwargs=True),
                 ]
             self.rebuild()
+            if self.evicting:
+                eviction.check_config(self.base.config)
             self.base.config._attn_implementation_internal = self.name
         except BaseException:
             self.remove(patch)
@@ -77,7 +81,7 @@ class Installation:
         self.base.__dict__.pop(INSTALLATION_KEY, None)
         if self.base.config._attn_implementation_internal == self.name:
             self.base.config._attn_implementation_internal = self.original
-        else:
+        elif self.base.config._attn_implementation_internal != self.original:
             warnings.warn(
                 f"the model's attention implementation is {self.base.config._attn_implementation!r} now, not ours: "
                 "it was changed while the patch was in; it is left as it is.",
@@ -89,12 +93,17 @@ class Installation:
         links: dict[str, Any] = {}
         touched = {name for patch in self.patches for name in patch.site_names}
         self.traceable = True
+        evicting = set()
         for patch in self.patches:
             if not patch.enabled:
                 continue
             for method, name, stats in patch.placements():
                 links[name] = Link(method, links.get(name, Stock()), stats)
                 self.traceable &= method.compilable
+                if method.evicts and self.sites[name].kind == "full":
+                    evicting.add(self.sites[name].layer)
+        self.evicting = frozenset(evicting)
+        eviction.disarm(self.states)
         for name in self.sites:
             module = self.base.get_submodule(name)
             if name not in touched:
@@ -143,7 +152,7 @@ class Installation:
             self.sequences += 1
         plain = isinstance(mask, torch.Tensor) and mask.ndim == 2
         masks = mask.values() if isinstance(mask, dict) else (mask,)
-        return Forward(
+        forward = Forward(
             batch=batch,
             q_len=q_len,
             offset=offset,
@@ -152,7 +161,11 @@ class Installation:
             index=state.get("index", self.sequences),
             state=state,
             declared_prompt=self.declared_prompt,
+            cache=cache,
         )
+        if self.evicting and cache is not None:
+            forward.held = eviction.open_cache(cache, self.evicting)
+        return forward
 
     def _state(self, cache: object | None, offset: int) -> dict:
         if cache is None:
@@ -168,6 +181,7 @@ class Installation:
         cache = getattr(output, "past_key_values", None)
         if cache is not None and cache not in self.states:  # made inside the forward
             self.states[cache] = forward.state
+        eviction.close(forward, cache)
         if not forward.calls and any(patch.enabled for patch in self.patches):
             self._warn("silent", "no attention call reached attnpatch in this forward: the patch had no effect.")
 
