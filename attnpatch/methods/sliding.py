@@ -40,6 +40,10 @@ class Sliding(Method):
     small_options = ({"window": 4, "sink": 1}, {"window": 3, "sink": 2, "decode": "dense"})
     replaces_keys = True
 
+    @property
+    def evicts(self):
+        return self.config.evict
+
     def attend(self, call, inner):
         own = call.pattern.window
         if own is not None and self.config.window >= own:

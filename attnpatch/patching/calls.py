@@ -9,11 +9,14 @@ import torch
 
 from attnpatch import kernels
 from attnpatch.kernels import Causal, Window
+from attnpatch.patching import eviction
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
+from attnpatch.patching.sink_cache import DRAFT, FIX
 
 if TYPE_CHECKING:
     from attnpatch.patching.report import SiteStats
+    from attnpatch.patching.sink_cache import SinkWindowLayer
     from attnpatch.patching.sites import Site
 
 Inner = Callable[["Call"], tuple[torch.Tensor, torch.Tensor | None]]
@@ -23,15 +26,19 @@ class Forward:
     """One forward pass of the text model, shared by all its attention calls.
 
     offset: absolute index of its first token; index: number of the sequence since `apply()` (a new one starts at
-    offset 0 and keeps its number while its cache lives); state: a dict that lives and dies with the cache.
+    offset 0 and keeps its number while its cache lives); state: a dict that lives and dies with the cache. Only
+    while it runs: cache, the one it was given; held, by layer index, the cache layers that have dropped tokens;
+    evictions, what is to be dropped once the model has made a cache.
     """
 
     __slots__ = (
-        "batch", "calls", "declared_prompt", "index", "offset", "padding", "pairs", "q_len", "ready_mask", "spans_at",
-        "state",
+        "batch", "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding", "pairs",
+        "q_len", "ready_mask", "spans_at", "state",
     )  # fmt: skip
 
-    def __init__(self, *, batch, q_len, offset, padding, ready_mask, index, state, declared_prompt) -> None:
+    def __init__(
+        self, *, batch, q_len, offset, padding, ready_mask, index, state, declared_prompt, cache=None
+    ) -> None:
         self.batch: int = batch
         self.q_len: int = q_len
         self.offset: int = offset
@@ -40,6 +47,9 @@ class Forward:
         self.index: int = index
         self.state: dict = state
         self.declared_prompt: int | None = declared_prompt
+        self.cache: Any = cache
+        self.held: dict[int, SinkWindowLayer] = {}
+        self.evictions: list[eviction.Request] = []
         self.calls = 0
         self.pairs: dict = {}
         self.spans_at: dict = {}
@@ -107,11 +117,21 @@ class Call:
 
     @property
     def key_offset(self) -> int:
+        if self.forward.held:
+            self._require_all_keys()
         spec = self.spec
         if spec is not None:
             return spec.key_offset
         # Without a spec (compiled graph): full layers start at 0, a sliding cache ends at the newest key.
         return 0 if self.site.kind == "full" else max(0, self.end - self.key.shape[2])
+
+    @property
+    def held(self) -> SinkWindowLayer | None:
+        """The layer's cache where it has dropped tokens, else None.
+
+        `key` and `value` are then what is left of them, not a row of neighbours; only `attend` knows how to read it.
+        """
+        return self.forward.held.get(self.site.layer)
 
     @property
     def pattern(self) -> Pattern:
@@ -145,6 +165,8 @@ class Call:
 
     def stock(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the layer would have computed without us, from this call's query, key and value."""
+        if self.forward.held:
+            self._require_all_keys()
         if self.stats is not None:
             self._count(self.site.base, None)
         spec = self.spec
@@ -153,6 +175,8 @@ class Call:
 
     def sees_all(self, rule) -> bool:
         """True if `rule` hides nothing from any row of this call that the layer's own rule shows."""
+        if self.held is not None:
+            return False
         spans = self.spans or [(0, self.end)]
         return all(rule.sees_all(self._length(rule, span)) for span in spans)
 
@@ -200,25 +224,61 @@ class Call:
         self._require_plain()
         first, last, _ = (rows or slice(None)).indices(self.query.shape[2])
         query = self.query[:, :, first:last]
-        key_offset = self.key_offset
-        visible = self.end - key_offset  # a static cache is longer than what has been written
+        held = self.held
+        if held is None:
+            dropped, key_offset, spans = 0, self.key_offset, self.spans
+        else:
+            held.require(rule, self.layer)
+            dropped, key_offset, spans = held.layout.dropped, 0, self._stored_spans(held)
+        visible = self.end - dropped - key_offset  # a static cache is longer than what has been written
         key, value = self.key[:, :, :visible], self.value[:, :, :visible]
         geometry = {
             "scale": self.scaling,
-            "offset": self.offset + first,
+            "offset": self.offset - dropped + first,
             "key_offset": key_offset,
-            "spans": self.spans,
+            "spans": spans,
             "sink_logits": self.extra.get("s_aux"),
         }
         if self.extra.get("output_attentions"):
             output, weights = kernels.reference_attention(query, key, value, rule, dtype=torch.float32, **geometry)
             output, weights, backend = output.to(query.dtype), weights.to(query.dtype), "reference"
+            if held is not None:
+                weights = held.layout.widened(weights, self._all_spans, self.end)
         else:
             output, _, backend = kernels.attend(query, key, value, rule, **geometry)
             weights = None
         if self.stats is not None:
             self._count(backend, rule, first, last)
         return output.transpose(1, 2).contiguous(), weights
+
+    def evict(self, *, first: int, last: int) -> None:
+        """Drop the layer's keys that no later query will ask for; call it after attending.
+
+        first: tokens at the start of each row that stay. last: tokens up to and with itself that a query sees. A layer
+        with a window of its own limits its cache itself and is left alone; without a cache nothing happens.
+        """
+        if self.site.kind == "full":
+            slack = min(self.forward.q_len - 1, DRAFT)
+            wanted = eviction.Request(self.layer, first, last, slack, self.spans, self.stats)
+            eviction.request(self.forward, wanted)
+
+    def _stored_spans(self, held: SinkWindowLayer) -> list[tuple[int, int]] | None:
+        known, memo = self.forward.spans_at, (held.layout, self.end)
+        if memo not in known:
+            held.require_starts(self.spans)
+            known[memo] = held.layout.spans(self.spans)
+        return known[memo]
+
+    def _require_all_keys(self) -> None:
+        if self.held is not None:
+            raise UnsupportedCallError(
+                f"layer {self.layer} has dropped tokens from its cache (evict=True), so only a sliding window can be "
+                f"computed from it. Start with a new cache, or {FIX} in the method that dropped them."
+            )
+
+    @property
+    def _all_spans(self) -> list[tuple[int, int]]:
+        return self.spans or [(0, self.end)] * self.query.shape[0]
 
     def _require_plain(self) -> None:
         pattern = self.pattern
@@ -246,7 +306,7 @@ class Call:
 
     def _pairs(self, rule, first: int, last: int) -> tuple[float, int]:
         rule = rule or self.own_rule
-        spans = self.spans or [(0, self.end)] * self.query.shape[0]
+        spans = self._all_spans
         pairs, queries = 0, 0
         for start, stop in spans:
             low, high = max(self.offset + first, start), min(self.offset + last, stop)

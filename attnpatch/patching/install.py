@@ -51,6 +51,8 @@ class Installation:
 
     def add(self, patch: Patch) -> None:
         """Put `patch` on top; on any error everything is as it was."""
+        if any(method.evicts for method in patch.methods):
+            eviction.check_config(self.base.config)
         self.patches.append(patch)
         try:
             if not self.handles:
@@ -60,8 +62,6 @@ class Installation:
                     self.base.register_forward_hook(self._end, with_kwargs=True),
                 ]
             self.rebuild()
-            if self.evicting:
-                eviction.check_config(self.base.config)
             self.base.config._attn_implementation_internal = self.name
         except BaseException:
             self.remove(patch)

@@ -53,6 +53,11 @@ class Method:
             raise TypeError(f"{self.name}: config must be a {self.Config.__name__}, got {type(config).__name__}.")
         self.config = config if config is not None else build_config(type(self), options)
 
+    @property
+    def evicts(self) -> bool:
+        """True if `attend` calls `call.evict`: then the cache must be one that tokens can be dropped from."""
+        return False
+
     def check(self, site: Site) -> str | None:
         """Why this method cannot run at `site`, or None if it can. Called before anything is changed."""
         if not self.replaces_keys:

@@ -108,6 +108,11 @@ class Patch:
             notes.append("removed: the model is stock again")
         elif not any(site.calls for site in sites):
             notes.append("no call seen yet: run the model")
+        saved = sum(site.cache_bytes_saved for site in sites)
+        if saved:
+            notes.append(f"eviction keeps {saved / 2**20:,.2f} MiB out of the cache, as of the last call")
+        elif any(method.evicts for method in self.methods):
+            notes.append("evict=True has dropped nothing: all tokens so far are in reach, or layers limit their cache")
         return Report(
             model=self._model_class,
             methods=[

@@ -13,13 +13,15 @@ from rich.table import Table
 class SiteStats:
     """Counters of one method at one site."""
 
-    __slots__ = ("backends", "calls", "decode_pairs", "decode_queries", "prefill_pairs", "prefill_queries")
+    __slots__ = (
+        "backends", "cache_bytes_saved", "calls", "decode_pairs", "decode_queries", "prefill_pairs", "prefill_queries",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self.calls = 0
+        self.calls = self.cache_bytes_saved = 0
         self.backends: Counter[str] = Counter()
         self.prefill_pairs = self.prefill_queries = self.decode_pairs = self.decode_queries = 0
 
@@ -40,7 +42,11 @@ def _mean(pairs: float, queries: int) -> float | None:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One site under one method. mean_keys: visible keys per query in prefill; None before any call."""
+    """One site under one method.
+
+    mean_keys: visible keys per query in prefill; None before any call. cache_bytes_saved: what the cache would hold
+    more of this layer without eviction, at its last call.
+    """
 
     method: str
     name: str
@@ -50,6 +56,7 @@ class SiteReport:
     backends: dict[str, int]
     mean_keys: float | None
     decode_mean_keys: float | None
+    cache_bytes_saved: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,11 @@ class Report:
             total.update(site.backends)
         return dict(total)
 
+    @property
+    def cache_bytes_saved(self) -> int:
+        """Bytes that eviction kept out of the cache, as of each site's last call."""
+        return sum(site.cache_bytes_saved for site in self.sites)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "model": self.model,
@@ -86,6 +98,7 @@ class Report:
             "calls": self.calls,
             "backends": self.backends,
             "budget": {"mean_keys": self.mean_keys, "decode_mean_keys": self.decode_mean_keys},
+            "cache_bytes_saved": self.cache_bytes_saved,
             "sites": [vars(site) for site in self.sites],
             "skipped": self.skipped,
             "notes": self.notes,
@@ -128,4 +141,7 @@ def summarise(stats: list[SiteStats]) -> tuple[float | None, float | None]:
 
 def describe_site(method: str, site, stats: SiteStats) -> SiteReport:
     prefill, decode = summarise([stats])
-    return SiteReport(method, site.name, site.layer, site.kind, stats.calls, dict(stats.backends), prefill, decode)
+    return SiteReport(
+        method, site.name, site.layer, site.kind, stats.calls, dict(stats.backends), prefill, decode,
+        stats.cache_bytes_saved,
+    )  # fmt: skip
