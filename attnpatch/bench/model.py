@@ -24,6 +24,7 @@ from attnpatch.patching.method import build_method
 
 LENGTHS = (2048, 4096, 8192, 16384, 32768)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHECK_LENGTH = 2048  # the exactness check builds dense weight matrices: longer prompts would not fit
 
 COLUMNS = [
@@ -92,7 +93,7 @@ def bench_model(
     settings = {
         "model": shape,
         "method": {"name": built.name, "config": built.config.model_dump(mode="json")},
-        "dtype": dtype,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "device": device,
         "clock": timer.name,
         "repeats": repeats,
@@ -101,7 +102,7 @@ def bench_model(
         "max_logit_difference": difference,
         "check_length": check,
     }
-    title = f"{built!r} against transformers' {shape['attention']}, {dtype}"
+    title = f"{built!r} against transformers' {shape['attention']}, {settings['dtype']}"
     return Result("model", title, settings, COLUMNS, rows, facts, _notes(settings, rows), _draw)
 
 
@@ -231,6 +232,7 @@ def _both(stock: list[Run], patched: list[Run]) -> tuple[tuple[str, list[Run]], 
 
 def _notes(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     shape = settings["model"]
+    depth = f"{shape['num_hidden_layers']} layer{'s' if shape['num_hidden_layers'] > 1 else ''}"
     faster = [row["length"] for row in rows if row["speedup"] > 1]
     slower = [f"{row['length']:,} ({row['speedup']:.2f}x)" for row in rows if row["speedup"] < 0.95]
     wins = f"faster from {min(faster):,} tokens on" if faster else "faster at none of these lengths"
@@ -239,7 +241,7 @@ def _notes(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     )
     notes = [
         f"{wins}; more than 5 % slower at: {', '.join(slower) or 'none'}",
-        f"{shape['class']}, {shape['num_hidden_layers']} layers, hidden {shape['hidden_size']}, "
+        f"{shape['class']}, {depth}, hidden {shape['hidden_size']}, "
         f"{shape['num_attention_heads']}/{shape['num_key_value_heads']} heads, random weights, batch 1",
         f"{unit}; runs alternate, median of {settings['repeats']}; peak MiB is over what was in use before",
     ]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from attnpatch import sandbox
 from attnpatch.patching.errors import AttnPatchError
 
+SANDBOX = "sandbox:"
 VOCABULARY = 4096  # rows of a timed model's embedding: enough for random tokens, small enough to build quickly
 
 
@@ -19,22 +21,46 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PreTrainedConf
 
     Raises AttnPatchError if there is none, or it is of an architecture that this transformers does not know.
     """
-    if name.startswith("sandbox:"):
-        name = str(sandbox.path(name.removeprefix("sandbox:")))
-    elif not Path(name).expanduser().is_dir():
-        if Path(name).exists():
-            raise AttnPatchError(f"model {name!r} is a file; name the folder that holds its config.json.")
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise AttnPatchError(f"model {name!r}: no such folder. Give a folder, a Hub id or 'sandbox:text'.")
-    else:
-        name = str(Path(name).expanduser())
-        if not Path(name, "config.json").is_file():
-            raise AttnPatchError(f"model folder {name!r} has no config.json; is it a saved transformers model?")
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(_locate(name), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise AttnPatchError(f"the config of {name!r} cannot be loaded: {reason}") from error
+        raise AttnPatchError(_explain(name, error)) from error
+
+
+def _locate(name: str) -> str:
+    """The folder that `name` means, or the Hub id that it is."""
+    if name.startswith(SANDBOX):
+        folder = sandbox.path(name.removeprefix(SANDBOX))
+        if not (folder / "config.json").is_file():
+            raise AttnPatchError(
+                f"{name} is not in this installation: {folder} has no config.json. Reinstall attnpatch."
+            )
+        return str(folder)
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise AttnPatchError(f"model {name!r} is a file; name the folder that holds its config.json.")
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise AttnPatchError(
+                f"model folder {name!r} has no config.json; save one with model.save_pretrained(...)."
+            )
+        return str(folder)
+    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise AttnPatchError(f"model {name!r}: no such folder. Give a folder, a Hub id or 'sandbox:text'.")
+    return name
+
+
+def _explain(name: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return f"model {name!r} brings its own Python code, which is not run by default; pass --trust-remote-code."
+    if isinstance(error.__cause__, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        return (
+            f"the config of {name!r} is not in the local Hugging Face cache, and the Hub cannot be reached (or "
+            "HF_HUB_OFFLINE is set). Give a folder, or fetch it where there is a network: "
+            f"`hf download {name} config.json`."
+        )
+    return f"the config of {name!r} cannot be loaded: {text}"
 
 
 def default_config() -> PreTrainedConfig:
@@ -57,10 +83,13 @@ def default_config() -> PreTrainedConfig:
 def shrink(config: PreTrainedConfig, *, layers: int | None, positions: int) -> PreTrainedConfig:
     """A copy of `config` to time: `layers` decoder layers (None: all), a small vocabulary, room for `positions`.
 
-    A multimodal config keeps only its text side where transformers can build that alone.
+    A multimodal config keeps only its text side where transformers can build that alone. Raises AttnPatchError for
+    a config that is not a language model's, and for a number of layers that it does not have.
     """
     text = config.get_text_config(decoder=True)
     alone = type(text) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if not alone and type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise AttnPatchError(f"{type(config).__name__} is not the config of a causal language model.")
     small = (text if alone else config).to_dict()
     inner = small if alone or text is config else small["text_config"]
     depth = text.num_hidden_layers
@@ -109,6 +138,6 @@ def _build(config: PreTrainedConfig, *, trust_remote_code: bool = False, **optio
         options["trust_remote_code"] = trust_remote_code
     try:
         return factory.from_config(config, **options)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, AttributeError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise AttnPatchError(f"no model can be built from a {type(config).__name__}: {reason}") from error

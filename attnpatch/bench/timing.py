@@ -38,14 +38,24 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
-def choose_clock(name: str = "auto", device: torch.device | str = "cpu", threads: int | None = None) -> Clock:
+def check_device(name: str) -> torch.device:
+    """The device called `name`, "cpu" or "cuda[:index]"; raises ValueError if it is not there."""
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
+        raise ValueError(f"device must be cpu, cuda or cuda:<index>, got {name!r}.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices.")
+    return torch.device(name)
+
+
+def choose_clock(name: str = "auto", device: str = "cpu", threads: int | None = None) -> Clock:
     """The clock to use. "auto": CPU time for one thread on the CPU, where other processes then do not count.
 
     Several threads or a GPU need "wall": CPU time would add the threads up, or miss the GPU.
 
-    Raises ValueError for an unknown name, and for "cpu" on another device.
+    Raises ValueError for an unknown name or device, and for "cpu" on another device.
     """
-    device = torch.device(device)
+    device = check_device(device)
     if name not in CLOCKS:
         raise ValueError(f"clock must be one of {', '.join(CLOCKS)}, got {name!r}.")
     if name == "cpu" and device.type != "cpu":

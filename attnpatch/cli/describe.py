@@ -1,0 +1,92 @@
+"""A method's class as plain data: what `attnpatch list` and `attnpatch show` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnpatch.patching.method import Method
+
+EXAMPLE_OPTIONS = 2  # options in the examples: the first ones matter most
+_TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "array": "list", "null": "none"}
+
+
+def describe(method: type[Method]) -> dict[str, Any]:
+    """Everything about a method, JSON types only."""
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "paper": method.paper,
+        "neutral": method.neutral,
+        "limits": method.limits,
+        "needs": needs(method),
+        "source": f"{method.__module__}:{method.__qualname__}",
+        "replaces_keys": method.replaces_keys,
+        "reads_whole_prompt": method.reads_whole_prompt,
+        "compilable": method.compilable,
+        "options": options(method),
+        "examples": examples(method),
+    }
+
+
+def needs(method: type[Method]) -> list[str]:
+    """What a model and a run must bring for this method."""
+    found = ["attention over sdpa or eager, through transformers' attention interface"]
+    if method.replaces_keys:
+        found.append("causal layers without softcap; no attention dropout; no packed sequences")
+        found.append("no second method that decides which keys a query sees at the same layer")
+    if method.reads_whole_prompt:
+        found.append("the whole prompt before it decides")
+    if not method.compilable:
+        found.append("under torch.compile: it runs between the graphs, not inside them")
+    return found
+
+
+def options(method: type[Method]) -> list[dict[str, Any]]:
+    """The method's options: name, type, default, allowed values and help, from its config."""
+    schema = method.Config.model_json_schema()
+    required = set(schema.get("required", ()))
+    return [
+        {
+            "name": name,
+            "type": _type(field),
+            "default": None if name in required else field.get("default"),
+            "required": name in required,
+            "allowed": _allowed(field),
+            "help": field.get("description", ""),
+        }
+        for name, field in schema.get("properties", {}).items()
+    ]
+
+
+def examples(method: type[Method]) -> dict[str, str]:
+    """One line of Python and one of shell that use this method as it is by default."""
+    chosen = [option for option in options(method) if option["default"] is not None][:EXAMPLE_OPTIONS]
+    python = "".join(f", {option['name']}={option['default']!r}" for option in chosen)
+    shell = ",".join(f"{option['name']}={as_text(option['default'])}" for option in chosen)
+    spec = f"{method.name}:{shell}" if shell else method.name
+    return {
+        "python": f'patch = attnpatch.apply(model, "{method.name}"{python})',
+        "cli": f"attnpatch inspect sandbox:text --method {spec}",
+    }
+
+
+def as_text(value: Any) -> str:
+    """A default as one types it in a shell."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(_type(part) for part in field["anyOf"])
+    return _TYPES.get(field.get("type", ""), "str" if "enum" in field else "any")
+
+
+def _allowed(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(filter(None, (_allowed(part) for part in field["anyOf"])))
+    if "const" in field or "enum" in field:
+        return ", ".join(map(str, field.get("enum", [field.get("const")])))
+    if field.get("type") == "boolean":
+        return "true, false"
+    signs = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+    return ", ".join(f"{sign} {field[key]}" for key, sign in signs if key in field)

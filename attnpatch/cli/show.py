@@ -1,0 +1,56 @@
+"""`attnpatch show METHOD`: one method in full."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from attnpatch.cli.console import JsonFlag, examples, show, show_json, user_errors
+from attnpatch.cli.describe import as_text, describe
+from attnpatch.patching import method_class
+
+EXAMPLES = examples("attnpatch show sliding", "attnpatch show stochastic --json")
+
+
+@user_errors
+def show_method(
+    method: Annotated[str, typer.Argument(help="A name from `attnpatch list`.", show_default=False)],
+    json: JsonFlag = False,
+) -> None:
+    """Show one method: options, paper, neutral setting, what it needs, and how to use it."""
+    described = describe(method_class(method))
+    if json:
+        show_json(described)
+        return
+    show(_facts(described), _options(described), _usage(described))
+
+
+def _facts(described: dict[str, Any]) -> Table:
+    table = Table(title=described["name"], show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for key in ("summary", "paper", "neutral", "limits"):
+        table.add_row(key, described[key])
+    table.add_row("needs", "\n".join(f"- {need}" for need in described["needs"]))
+    table.add_row("source", described["source"])
+    return table
+
+
+def _options(described: dict[str, Any]) -> Table | Text:
+    if not described["options"]:
+        return Text("This method has no options.")
+    table = Table(title="options")
+    for title in ("option", "type", "default", "allowed", "help"):
+        table.add_column(title, no_wrap=title in ("option", "type"))
+    for option in described["options"]:
+        default = "(required)" if option["required"] else as_text(option["default"])
+        table.add_row(option["name"], option["type"], default, option["allowed"], option["help"])
+    return table
+
+
+def _usage(described: dict[str, Any]) -> Text:
+    usage = described["examples"]
+    return Text(f"python:  {usage['python']}\nshell:   {usage['cli']}")
