@@ -177,7 +177,15 @@ class PermutedWindow(Permuted):
             wrapped_high = torch.where(low < 0, n, (high - n).clamp(min=0))
             return [(low.clamp(min=0), high.clamp(max=n)), (wrapped_low, wrapped_high)]
 
+        if self._same_for_all_orders(first, last, n):
+            nearest = self.before if self.circular else min(self.before, n - 1)
+            return n + n * nearest - (0 if self.circular else nearest * (nearest + 1) // 2)
         return permuted_pairs(self.slots(n), first, last, ranges, self.sink, self.local)
+
+    def _same_for_all_orders(self, first: int, last: int, n: int) -> bool:
+        """A symmetric window over all rows: each two tokens in reach are one visible pair, whichever is later."""
+        symmetric = self.before == self.after and not self.sink and self.local <= 1
+        return symmetric and first == 0 and last == n and not (self.circular and 2 * self.before + 1 > n)
 
     def __str__(self):
         edge = "" if self.circular else ", not circular"
@@ -217,6 +225,9 @@ class PermutedBuckets(Permuted):
             low = (bucket - self.previous).clamp(min=0) * self.size
             return [(low, ((bucket + 1) * self.size).clamp(max=n))]
 
+        if first == 0 and last == n and not (self.previous or self.sink) and self.local <= 1:
+            full, rest = divmod(n, self.size)
+            return (full * self.size * (self.size + 1) + rest * (rest + 1)) // 2
         return permuted_pairs(self.slots(n), first, last, ranges, self.sink, self.local)
 
     def __str__(self):

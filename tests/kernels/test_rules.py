@@ -171,3 +171,13 @@ def test_bad_shapes():
         attend(q, k, v, 1024)
     with pytest.raises(ValueError, match="length must cover"):
         attend(q, k, v, PermutedWindow(shuffled, 2, 2, length=9))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 60), st.integers(0, 70), st.booleans(), st.integers(0, 1))
+def test_whole_prompts_are_counted_in_closed_form(n, half, circular, local):
+    for rule in (
+        PermutedWindow(shuffled, half, half, circular, local=local),
+        PermutedBuckets(shuffled, half + 1, local=local),
+    ):
+        assert rule.pairs(0, n, n) == int(dense(rule, n).sum())
