@@ -1,5 +1,6 @@
 """attnpatch changes how a pretrained Hugging Face model attends: one line in, one line out, bit for bit."""
 
+import importlib
 from importlib.metadata import PackageNotFoundError, version
 
 from attnpatch import methods as _shipped  # registers the names
@@ -22,6 +23,14 @@ except PackageNotFoundError:  # a bare checkout on the path
     __version__ = "0+unknown"
 
 del _shipped
+
+
+def __getattr__(name: str):
+    """`attnpatch.sandbox` and its like, imported on first use."""
+    if name in ("evaluation", "kernels", "sandbox"):
+        return importlib.import_module(f"attnpatch.{name}")
+    raise AttributeError(f"module 'attnpatch' has no attribute {name!r}")
+
 
 __all__ = [
     "AttnPatchError", "Config", "Method", "Patch", "UnsupportedCallError", "UnsupportedModelError", "__version__",
