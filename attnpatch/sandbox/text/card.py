@@ -33,10 +33,10 @@ model, tokenizer = sandbox.load("text")
 `{command}`: seed {seed}, {step} steps, {tokens:,} tokens, {minutes} minutes on {threads} CPU thread(s),
 torch {torch}, transformers {transformers}. All settings are in `training_config.json`, the course of the run in
 `train_log.jsonl`. The generators, the curriculum (lengths 64 to 2048, climbed by accuracy) and the loss are in
-`attnpatch/sandbox/text/`. It does not start from pure noise: two heads of layer 0 start as previous-token heads and
-two each of layers 2 and 4 as matching heads (`model.py` says how), because waiting for induction to form by chance took
-longer than the whole training; every weight is then trained. In a share of the training steps one random layer runs with a window of {narrow} keys,
-so that retrieval is not left to one layer.
+`attnpatch/sandbox/text/`. The start is not pure noise: two heads of layer 0 start as previous-token heads and two
+each of layers 2 and 4 as matching heads (`model.py` says how), because induction had not formed by chance after ten
+minutes; every weight is then trained. In a share of the training steps one random layer runs with a window of
+{narrow} keys, so that retrieval is not left to one layer.
 
 ## Measured
 

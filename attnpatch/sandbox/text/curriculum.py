@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
 
-from attnpatch.sandbox.text.mixture import FIRST, FULL
+from attnpatch.sandbox.text.mixture import FIRST, FULL, LATE
 
 LADDER = (64, 128, 256, 512, 1024, 2048)
 FORMED = 0.6  # needle accuracy at which induction is taken to have formed
@@ -17,7 +17,7 @@ KEEP = 0.95  # decay of the running accuracies
 class Recipe:
     """The training recipe; its defaults made the packaged weights."""
 
-    steps: int = 5000
+    steps: int = 2800
     tokens_per_step: int = 2048
     muon_lr: float = 5e-3
     adamw_lr: float = 3e-3
@@ -31,6 +31,7 @@ class Recipe:
     narrow: float = 0.3  # share of the steps that run one random layer with a window, so that no layer is the only one
     narrow_window: int = 32
     narrow_from: int = 256
+    late: float = 0.45  # share of the steps after which the mixture changes
     bf16: bool = True
 
     def rate(self, step: int) -> float:
@@ -56,9 +57,11 @@ class Curriculum:
     def length(self) -> int:
         return LADDER[self.rung]
 
-    @property
-    def kinds(self) -> dict[str, float]:
-        return FULL if self.formed else FIRST
+    def kinds(self, recipe: Recipe, step: int) -> dict[str, float]:
+        """The mixture of this step."""
+        if not self.formed:
+            return FIRST
+        return FULL if step < recipe.late * recipe.steps else LATE
 
     def choose(self, recipe: Recipe, seed: int, step: int, layers: int) -> tuple[int, int | None]:
         """The row length of this step and the layer that gets a window (or None)."""

@@ -55,7 +55,7 @@ class Run:
         start, recipe = time.perf_counter(), self.recipe
         length, layer = self.curriculum.choose(recipe, self.seed, self.step, len(self.model.model.layers))
         rows = max(1, recipe.tokens_per_step // length)
-        batch = train_batch(self.seed, self.step, rows, length, self.curriculum.kinds)
+        batch = train_batch(self.seed, self.step, rows, length, self.curriculum.kinds(recipe, self.step))
         with narrowed(self.model, layer, recipe.narrow_window, length):
             loss, accuracy = loss_and_accuracy(self.model, batch, recipe.filler_loss, recipe.bf16)
             loss.backward()
@@ -176,9 +176,10 @@ def export(run: Run, folder: Path) -> None:
     """Write the averaged weights (bf16), the tokenizer and the settings as a Hugging Face folder."""
     import transformers
 
-    model = build_model(run.seed) if run.model.config.num_hidden_layers == 6 else type(run.model)(run.model.config)
+    model = type(run.model)(run.model.config)
     model.load_state_dict(run.average.module.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner only
     build_tokenizer().save_pretrained(folder)
     settings = {
         "command": COMMAND,
