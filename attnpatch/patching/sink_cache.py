@@ -155,8 +155,8 @@ class SinkWindowLayer(DynamicLayer):
         if not isinstance(rule, Window) or rule.window > self.last or rule.sink > self.first:
             raise UnsupportedCallError(
                 f"layer {layer} holds the first {self.first} and the last {self.last} tokens in its cache "
-                f"(evict=True), which {rule} may look beyond. Start with a new cache, or {FIX} in the method that dropped "
-                "the others."
+                f"(evict=True), which {rule} may look beyond. Start with a new cache, or {FIX} in the method "
+                "that dropped the others."
             )
 
     def require_starts(self, spans: Spans | None) -> None:
