@@ -8,22 +8,24 @@ from typing import Annotated
 
 import typer
 
+from attnpatch.bench.model import LENGTHS, bench_model
+from attnpatch.bench.overhead import LAYERS, bench_overhead
 from attnpatch.bench.result import Result, check_output, write
 from attnpatch.cli.console import (
     JsonFlag,
     command_line,
     examples,
-    integers,
     progress_bar,
     show,
     show_json,
     user_errors,
 )
+from attnpatch.cli.lists import ListCommand
 
 EXAMPLES = examples(
     "attnpatch bench overhead",
-    "attnpatch bench model --lengths 2048,4096 --threads 1",
-    "attnpatch bench kernels --lengths 4096,16384 --threads 1",
+    "attnpatch bench model --lengths 2048 4096 --threads 1",
+    "attnpatch bench kernels --lengths 4096 16384 --threads 1",
 )
 KERNEL_EXAMPLES = examples(
     "attnpatch bench kernels",
@@ -36,12 +38,15 @@ MODEL_EXAMPLES = examples(
     "attnpatch bench model --config sandbox:text --method stochastic:window=64",
     "attnpatch bench model --config Qwen/Qwen3-8B --layers 2 --dtype bfloat16",
 )
-OVERHEAD_EXAMPLES = examples("attnpatch bench overhead", "attnpatch bench overhead --layers 2,4 --repeats 5")
+OVERHEAD_EXAMPLES = examples("attnpatch bench overhead", "attnpatch bench overhead --layers 2 4 --repeats 5")
+
+KERNEL_WINDOWS = (1024, 2048)
 
 app = typer.Typer(no_args_is_help=True, help="Time kernels, whole models and the patch itself beside stock attention.")
 
 Lengths = Annotated[
-    str, typer.Option(help="Prompt lengths in tokens, with commas.", show_default="2048 to 32768, doubling")
+    list[int],
+    typer.Option(help="Prompt lengths in tokens.", metavar="N...", show_default="2048 to 32768, doubling", min=1),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -57,12 +62,14 @@ OutputDir = Annotated[
 PlotFlag = Annotated[bool, typer.Option(help="With --output-dir: draw the plot (needs matplotlib).")]
 
 
-@app.command("kernels", epilog=KERNEL_EXAMPLES)
+@app.command("kernels", cls=ListCommand, epilog=KERNEL_EXAMPLES)
 @user_errors
 def kernels(
     context: typer.Context,
-    lengths: Lengths = "2048,4096,8192,16384,32768",
-    windows: Annotated[str, typer.Option(help="Window sizes in tokens, with commas.")] = "1024,2048",
+    lengths: Lengths = LENGTHS,
+    windows: Annotated[
+        list[int], typer.Option(help="Window sizes in tokens.", metavar="N...", min=1)
+    ] = KERNEL_WINDOWS,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     threads: Threads = None,
@@ -77,8 +84,8 @@ def kernels(
 
     def measure(progress: Callable[[int, int, str], None]) -> Result:
         return bench_kernels(
-            lengths=integers("lengths", lengths),
-            windows=integers("windows", windows),
+            lengths=tuple(lengths),
+            windows=tuple(windows),
             dtype=dtype,
             device=device,
             threads_used=threads,
@@ -90,7 +97,7 @@ def kernels(
     _run(measure, context, output_dir, plot, json)
 
 
-@app.command("model", epilog=MODEL_EXAMPLES)
+@app.command("model", cls=ListCommand, epilog=MODEL_EXAMPLES)
 @user_errors
 def model(
     context: typer.Context,
@@ -99,7 +106,7 @@ def model(
         typer.Option(help="Take the shapes of this Hub id, folder or sandbox:text. Default: Qwen3-0.6B's."),
     ] = None,
     method: Annotated[str, typer.Option(help="What to time, such as sliding:window=512.")] = "sliding",
-    lengths: Lengths = "2048,4096,8192,16384,32768",
+    lengths: Lengths = LENGTHS,
     layers: Annotated[int, typer.Option(help="Decoder layers to build; 0: all of the config's.", min=0)] = 2,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -114,7 +121,6 @@ def model(
 
     With the defaults this takes about 15 minutes on one core, most of it for stock attention at 32,768 tokens.
     """
-    from attnpatch.bench.model import bench_model
     from attnpatch.evaluation.methods import parse_method
 
     spec = parse_method(method)
@@ -122,7 +128,7 @@ def model(
     def measure(progress: Callable[[int, int, str], None]) -> Result:
         return bench_model(
             config,
-            lengths=integers("lengths", lengths),
+            lengths=tuple(lengths),
             method=spec.name,
             method_options=spec.options,
             layers=layers or None,
@@ -137,13 +143,13 @@ def model(
     _run(measure, context, output_dir, plot, json)
 
 
-@app.command("overhead", epilog=OVERHEAD_EXAMPLES)
+@app.command("overhead", cls=ListCommand, epilog=OVERHEAD_EXAMPLES)
 @user_errors
 def overhead(
     context: typer.Context,
-    layers: Annotated[str, typer.Option(help="Depths to time, with commas; the cost per layer is their slope.")] = (
-        "2,8,24"
-    ),
+    layers: Annotated[
+        list[int], typer.Option(help="Depths to time; the cost per layer is their slope.", metavar="N...", min=1)
+    ] = LAYERS,
     method: Annotated[str, typer.Option(help="A method at its defaults; stock is the identity.")] = "stock",
     device: Device = "cpu",
     clock: Clock = "auto",
@@ -153,12 +159,10 @@ def overhead(
     json: JsonFlag = False,
 ) -> None:
     """Time what being patched costs, in µs per layer, on one-token forwards of a tiny model."""
-    from attnpatch.bench.overhead import bench_overhead
 
     def measure(progress: Callable[[int, int, str], None]) -> Result:
-        depths = integers("layers", layers)
         return bench_overhead(
-            layers=depths, method=method, device=device, clock=clock, repeats=repeats, progress=progress
+            layers=tuple(layers), method=method, device=device, clock=clock, repeats=repeats, progress=progress
         )
 
     _run(measure, context, output_dir, plot, json)

@@ -57,7 +57,7 @@ def user_errors(command: Callable) -> Callable:
         except (ValueError, TypeError, OSError, torch.OutOfMemoryError) as error:
             if os.environ.get(TRACEBACK):
                 raise
-            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from None
 
     return guarded
@@ -85,20 +85,12 @@ def command_line(context: typer.Context) -> str:
         if source is None or source.name != "COMMANDLINE":
             continue
         value, option = context.params[parameter.name], parameter.opts[-1]
-        if isinstance(value, bool):
+        if isinstance(value, (list, tuple)):
+            words += [option, *map(str, value)]
+        elif isinstance(value, bool):
             words.append(option if value else parameter.secondary_opts[-1])
         elif option.startswith("-"):
             words += [option, str(value)]
         else:
             words.append(str(value))
     return shlex.join(words)
-
-
-def integers(name: str, text: str) -> tuple[int, ...]:
-    """ "2048,4096" as numbers; raises ValueError naming the option otherwise."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"--{name} expects numbers with commas between them, such as 2048,4096; got {text!r}."
-        ) from None

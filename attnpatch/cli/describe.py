@@ -59,14 +59,16 @@ def options(method: type[Method]) -> list[dict[str, Any]]:
 
 
 def examples(method: type[Method]) -> dict[str, str]:
-    """One line of Python and one of shell that use this method as it is by default."""
+    """One line of Python, and lines of shell, that use this method as it is by default."""
     chosen = [option for option in options(method) if option["default"] is not None][:EXAMPLE_OPTIONS]
     python = "".join(f", {option['name']}={option['default']!r}" for option in chosen)
     shell = ",".join(f"{option['name']}={as_text(option['default'])}" for option in chosen)
     spec = f"{method.name}:{shell}" if shell else method.name
     return {
         "python": f'patch = attnpatch.apply(model, "{method.name}"{python})',
-        "cli": f"attnpatch inspect sandbox:text --method {spec}",
+        "inspect": f"attnpatch inspect sandbox:text --method {spec}",
+        "bench": f"attnpatch bench model --method {spec}",
+        "evaluate": f"attnpatch-eval run --methods {spec}",
     }
 
 

@@ -52,5 +52,4 @@ def _options(described: dict[str, Any]) -> Table | Text:
 
 
 def _usage(described: dict[str, Any]) -> Text:
-    usage = described["examples"]
-    return Text(f"python:  {usage['python']}\nshell:   {usage['cli']}")
+    return Text("\n".join(f"{what + ':':<10}{line}" for what, line in described["examples"].items()))
