@@ -84,7 +84,8 @@ def _budget(results: Results):
             axis.set_ylim(-0.03, 1.05)
         elif max(row.value for row in own) > 4 * min(row.value for row in own):
             axis.set_yscale("log")
-        axis.margins(x=0.15)
+        # From 0, so that the distance between two budgets can be read as a ratio.
+        axis.set_xlim(0, 1.15 * max((row.mean_keys for row in own if row.method != "stock"), default=length))
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize=8)
     for axis in axes.flat[len(panels) :]:
@@ -93,7 +94,8 @@ def _budget(results: Results):
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)), fontsize=9)
-    figure.supxlabel("mean visible keys per query (measured)", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("mean visible keys (measured)", fontsize=8)
     figure.suptitle(f"{_model(results)}: accuracy (up is better) and perplexity (down is better)", fontsize=11)
     return figure
 

@@ -208,6 +208,7 @@ def _fix(error: Exception) -> str:
 
 
 def _free() -> None:
-    gc.collect()
+    """Give a failed cell's GPU memory back; tensors on the CPU went with their last reference."""
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

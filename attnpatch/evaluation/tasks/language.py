@@ -39,12 +39,12 @@ class Language:
 
     @cached_property
     def speaks_english(self) -> bool:
-        """True if an English sentence has no unknown token and comes back the same."""
+        """True if English sentences have no unknown token and come back the same, spaces aside."""
         text = " ".join(sentence(Random(0)) for _ in range(20))
         ids = self.encode(text)
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         decoded = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        return (unknown is None or unknown not in ids) and decoded.split() == text.split()
+        return (unknown is None or unknown not in ids) and "".join(decoded.split()) == "".join(text.split())
 
     @cached_property
     def words(self) -> list[int]:

@@ -1,0 +1,175 @@
+"""Tables, files and pictures made from cells."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+
+import pytest
+
+from attnpatch.evaluation import Results, UsageError
+from attnpatch.evaluation.compare import compare_markdown
+from attnpatch.evaluation.tables import headline, headline_markdown, rich_tables
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, sandbox_model, sandbox_tokenizer):
+    from attnpatch.evaluation import evaluate
+
+    folder = tmp_path_factory.mktemp("results")
+    results = evaluate(
+        sandbox_model, sandbox_tokenizer, methods=["sliding", "stochastic"], lengths=[200], seeds=[0, 1],
+        tasks=["needle", "needles16", "perplexity"], budgets=[20, 40], limit=4, output_path=folder,
+    )  # fmt: skip
+    return results, folder
+
+
+def reject(token):
+    raise AssertionError(f"{token} is not JSON")
+
+
+def test_files(run):
+    _, folder = run
+    names = {"results.json", "results.csv", "summary.md", "cells", "samples", "plots"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in (folder / "plots").iterdir()} == {"accuracy_vs_budget.png", "needle_depth.png"}
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=reject)
+    for path in (folder / "plots").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nan_never_reaches_the_file(tmp_path, run):
+    results, _ = run
+    spoiled = Results(json.loads(json.dumps(results.cells)), {"seconds": math.nan})
+    spoiled.cells[0]["seconds"] = math.inf
+    spoiled.save(tmp_path)
+    data = json.loads((tmp_path / "results.json").read_text(), parse_constant=reject)
+    assert data["run"]["seconds"] is None
+
+
+def test_load_gives_the_same_rows(run):
+    results, folder = run
+    assert Results.load(folder).rows == results.rows
+    assert Results.load(folder / "results.json").to_markdown() == results.to_markdown()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"cells": 3}'])
+def test_load_refuses_other_files(tmp_path, content):
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UsageError, match=r"results\.json"):
+        Results.load(tmp_path)
+
+
+def test_rows(run):
+    results, _ = run
+    rows = [row for row in results.rows if row.task == "needles16" and row.metric == "accuracy"]
+    assert [(row.method, row.budget, row.seeds) for row in rows] == [
+        ("stock", None, 1), ("sliding", 20, 1), ("sliding", 40, 1), ("stochastic", 20, 2), ("stochastic", 40, 2),
+    ]  # fmt: skip
+    for row in rows:
+        assert row.low <= row.value <= row.high
+        assert row.small
+        assert (row.delta is None) == (row.method == "stock")
+        assert (row.sd is None) == (row.seeds == 1)
+    assert {row.metric for row in results.rows if row.task == "perplexity"} == {"perplexity", "long_range_perplexity"}
+
+
+def test_seeds_are_averaged_before_documents(run):
+    results, _ = run
+    row = next(r for r in results.rows if (r.method, r.budget, r.task) == ("stochastic", 20, "perplexity"))
+    cells = [
+        cell for cell in results.cells
+        if cell["task"]["name"] == "perplexity" and cell["budget"]["target"] == 20
+        and cell["method"]["label"] == "stochastic"
+    ]  # fmt: skip
+    assert len(cells) == 2
+    sums = [sum(pair) / 2 for pair in zip(*(cell["scores"]["perplexity"]["sums"] for cell in cells), strict=True)]
+    weights = cells[0]["scores"]["perplexity"]["weights"]
+    assert row.value == pytest.approx(math.exp(sum(sums) / sum(weights)))
+
+
+def made_up(method, budget, hits, seed=None):
+    return {
+        "status": "ok", "key": f"{method}{seed}", "model": {"id": "m"}, "length": 8, "seed": seed,
+        "method": {"name": method, "label": method, "config": {}}, "documents": [str(i) for i in range(len(hits))],
+        "task": {"name": "needle", "documents": "d", "chance": None, "description": "", "metric": "accuracy"},
+        "budget": {"target": budget, "mean_keys": 4.0, "decode_mean_keys": None}, "depth": None, "peak_memory": None,
+        "scores": {"accuracy": {"sums": hits, "weights": [1] * len(hits)}}, "speed": {"prefill": None, "decode": None},
+        "metrics": {"accuracy": {"value": sum(hits) / len(hits), "low": 0, "high": 1}}, "seconds": 0, "reason": None,
+    }  # fmt: skip
+
+
+def test_best_is_marked_only_when_it_is():
+    good, bad = [1] * 36 + [0] * 4, [1] * 4 + [0] * 36
+    rows = Results([made_up("stock", None, good), made_up("a", 4, good), made_up("b", 4, bad)]).rows
+    assert {row.method: row.best for row in rows} == {"stock": False, "a": True, "b": False}
+    assert [row.significant for row in rows] == [False, False, True]
+    assert rows[2].p < 1e-6
+    rows = Results([made_up("stock", None, good), made_up("a", 4, good), made_up("b", 4, good)]).rows
+    assert not any(row.best for row in rows)
+
+
+def test_markdown(run):
+    results, _ = run
+    text = results.to_markdown()
+    assert "| stochastic @20 | 20.0 |" in text
+    assert "n small" in text
+    assert "bit for bit the same" in text
+    assert '"window": 20' in text
+    table = headline_markdown(results)
+    assert all(line.startswith("|") for line in table.strip().splitlines()[2:])
+
+
+def test_rich_table_has_all_rows(run):
+    results, _ = run
+    (table,) = rich_tables(results)
+    (_, columns, lines) = headline(results)[0]
+    assert (len(table.columns), table.row_count) == (len(columns), len(lines))
+
+
+def test_csv(run):
+    results, _ = run
+    lines = list(csv.DictReader(io.StringIO(results.to_csv())))
+    assert len(lines) == sum(len(cell["metrics"]) for cell in results.cells)
+    assert {line["status"] for line in lines} == {"ok"}
+    assert float(lines[0]["mean_keys"]) == 100.5
+
+
+def test_pandas(run):
+    pytest.importorskip("pandas")
+    results, _ = run
+    frame = results.to_pandas()
+    assert len(frame) == len(results.rows)
+    assert {"method", "value", "low", "high", "mean_keys"} <= set(frame.columns)
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "pandas"])
+def test_missing_extra(run, tmp_path, monkeypatch, missing):
+    results = Results(run[0].cells, dict(run[0].run))
+    monkeypatch.setitem(sys.modules, missing, None)
+    if missing == "pandas":
+        with pytest.raises(ImportError, match=r"attnpatch\[eval\]"):
+            results.to_pandas()
+        return
+    with pytest.raises(ImportError, match=r"attnpatch\[eval\]"):
+        results.plot(tmp_path)
+    assert [path.name for path in results.save(tmp_path)] == ["results.json", "results.csv", "summary.md"]
+    assert "matplotlib" in results.run["plots"]
+
+
+def test_compare(run):
+    results, _ = run
+    text = compare_markdown(results, results)
+    assert "| sliding @20 | needle | 200 | accuracy |" in text
+    assert "+0.000 to +0.000" in text
+    with pytest.raises(UsageError, match="nothing to compare"):
+        compare_markdown(results, Results([]))
+
+
+def test_empty_results_still_print():
+    assert "no cell is ok" in Results([]).to_markdown()
