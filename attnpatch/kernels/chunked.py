@@ -72,11 +72,16 @@ def _view(x: torch.Tensor, ranges, count: int) -> torch.Tensor:
 
 def _mask(plan: Plan, run: Run, q: torch.Tensor) -> torch.Tensor:
     """Additive mask: [Q, W] if the run's blocks share it, else [count, 1, Q, W]."""
-    if plan.relative:
-        run = run.take(0, 1)
-    seen = plan.visible(run.rows(q.device)[:, :, None], run.keys(q.device)[:, None, :])
-    mask = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill_(~seen, -torch.inf)
-    return mask[0] if plan.relative else mask[:, None]
+    hidden = torch.full((), -torch.inf, dtype=q.dtype, device=q.device)
+    band = hidden.new_zeros(())
+    if plan.band is not None:
+        one = run.take(0, 1) if plan.relative else run
+        seen = plan.band(one.rows(q.device)[:, :, None], one.keys(q.device)[:, None, :])
+        band = torch.where(seen, band, hidden)
+        if plan.k_pos is None:
+            return band[0] if plan.relative else band[:, None]
+    in_time = plan.k_pos[run.keys(q.device)][:, None, :] <= plan.q_limit[run.rows(q.device)][:, :, None]
+    return torch.where(in_time, band, hidden)[:, None]
 
 
 def take_rows(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

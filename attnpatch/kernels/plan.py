@@ -49,8 +49,8 @@ class Plan:
     blocks: (start, stop) query rows; pointers: CSR, block b owns ranges[pointers[b]:pointers[b + 1]], each a
     (start, stop) of keys, disjoint. Query rows and keys are counted in processing order: row r is the
     query order_q[r], key c is order_k[c] (None: the original order).
-    visible(a, b): elementwise token rule on processing-order indices.
-    relative: visible depends on block-relative indices only, so all blocks of a run share one mask.
+    Token rule, on processing-order indices: pair (a, b) counts if band(a, b) and k_pos[b] <= q_limit[a]; either
+    half may be absent. `relative`: band looks the same in all blocks of a run, so they share its mask.
     may_be_empty: some rows may see no key at all (the plan is one part of a merge).
     """
 
@@ -58,11 +58,20 @@ class Plan:
     blocks: tuple[tuple[int, int], ...]
     pointers: tuple[int, ...]
     ranges: tuple[tuple[int, int], ...]
-    visible: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = field(compare=False)
+    band: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = field(default=None, compare=False)
+    relative: bool = False
+    q_limit: torch.Tensor | None = field(default=None, compare=False)
+    k_pos: torch.Tensor | None = field(default=None, compare=False)
     order_q: torch.Tensor | None = field(default=None, compare=False)
     order_k: torch.Tensor | None = field(default=None, compare=False)
-    relative: bool = False
     may_be_empty: bool = False
+
+    def visible(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """The token rule, elementwise: does the pair of query row a and key b count?"""
+        if self.k_pos is None:
+            return self.band(a, b)
+        in_time = self.k_pos[b] <= self.q_limit[a]
+        return in_time if self.band is None else in_time & self.band(a, b)
 
     def block_ranges(self, block: int) -> tuple[tuple[int, int], ...]:
         """Key ranges of one block."""
@@ -105,13 +114,13 @@ def _extend(run: Run, start: int, stop: int, ranges, most: int) -> Run | None:
     return Run(run.start, run.size, step, run.count + 1, tuple(moved))
 
 
-def make_plan(name: str, blocks, ranges_of_block, visible, **options) -> Plan:
+def make_plan(name: str, blocks, ranges_of_block, **options) -> Plan:
     """A Plan from blocks [(start, stop)] and, per block, a list of key ranges (joined where they touch)."""
     pointers, ranges = [0], []
     for wanted in ranges_of_block:
         ranges.extend(joined_ranges(wanted))
         pointers.append(len(ranges))
-    return Plan(name, tuple(blocks), tuple(pointers), tuple(ranges), visible, **options)
+    return Plan(name, tuple(blocks), tuple(pointers), tuple(ranges), **options)
 
 
 def joined_ranges(ranges) -> list[tuple[int, int]]:

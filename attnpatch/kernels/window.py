@@ -27,12 +27,12 @@ def window_plan(rule: Causal | Window, at: Geometry, block: int) -> Plan:
         wanted = [(oldest, min(sink, low)), (low, high)]
         ranges.append([(a - at.key_first, b - at.key_first) for a, b in wanted])
 
-    def visible(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def band(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return rule.visible(a + at.first, b + at.key_first, at.n)
 
     name = "causal" if isinstance(rule, Causal) else "window"
     relative = sink == 0 or reach is None
-    return make_plan(name, blocks, ranges, visible, relative=relative)
+    return make_plan(name, blocks, ranges, band=band, relative=relative)
 
 
 def prefix_plan(rule: Permuted, at: Geometry, block: int, slots: torch.Tensor) -> Plan:
@@ -43,8 +43,8 @@ def prefix_plan(rule: Permuted, at: Geometry, block: int, slots: torch.Tensor) -
     blocks = even_blocks(at.last - at.first, block)
     ranges = [[(0, min(at.first + stop, at.key_last) - at.key_first)] for _, stop in blocks]
 
-    def visible(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def band(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         i, j = a + at.first, b + at.key_first
         return rule.seen(i, j, slots[i], slots[j], at.n)
 
-    return make_plan("prefix", blocks, ranges, visible)
+    return make_plan("prefix", blocks, ranges, band=band)
