@@ -78,7 +78,7 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def command_line(context: typer.Context) -> str:
-    """The command as it was typed, for result files."""
+    """The command as it was given, in the order of its --help page; for result files."""
     words = ["attnpatch", *context.command_path.split()[1:]]
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name)

@@ -1,0 +1,81 @@
+"""`attnpatch bench`: arguments arrive, results are printed and written, errors come before the runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import pytest
+
+from .conftest import refused
+
+MODEL = ("bench", "model", "--config", "sandbox:text", "--lengths", "40", "96", "--repeats", "1", "--layers", "1")
+
+
+def test_model(attnpatch, small_sandbox, tmp_path):
+    words = (*MODEL, "--method", "sliding:window=16,sink=2", "--output-dir", tmp_path / "out")
+    result = attnpatch(*words)
+    assert result.exit_code == 0, result.output
+    assert "sliding(window=16, sink=2" in result.stdout
+    written = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert [row["length"] for row in written["rows"]] == [40, 96]
+    assert written["settings"]["model"]["num_hidden_layers"] == 1
+    assert sorted(shlex.split(written["command"])) == sorted(["attnpatch", *map(str, words)])
+    assert written["machine"]["torch"]
+    table = (tmp_path / "out" / "model.md").read_text()
+    assert re.search(r"^\| 96 \| .*chunked", table, re.MULTILINE)
+    assert (tmp_path / "out" / "model.png").read_bytes().startswith(b"\x89PNG")
+    assert all(str(file) in result.stderr for file in (tmp_path / "out").iterdir())
+
+
+def test_model_json_is_nothing_but_json(attnpatch, small_sandbox):
+    shown = json.loads(attnpatch(*MODEL, "--json", "--method", "stochastic:window=8").stdout)
+    assert shown["settings"]["method"]["name"] == "stochastic"
+    assert shown["settings"]["method"]["config"]["window"] == 8
+
+
+def test_overhead(attnpatch, tmp_path):
+    words = ("bench", "overhead", "--layers", "1", "3", "--repeats", "1", "--output-dir", tmp_path, "--no-plot")
+    assert "µs per layer" in attnpatch(*words).stdout
+    assert [row["layers"] for row in json.loads((tmp_path / "overhead.json").read_text())["rows"]] == [1, 3]
+    assert not (tmp_path / "overhead.png").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("model", "--method", "sldng"), "Did you mean 'sliding'?"),
+        (("model", "--method", "sliding:window=-1"), "window=-1"),
+        (("model", "--method", "sliding:window"), "cannot read 'window'"),
+        (("model", "--dtype", "bfloat"), "Did you mean 'bfloat16'?"),
+        (("model", "--device", "tpu"), "cpu, cuda"),
+        (("model", "--device", "cuda:99"), "is not there"),
+        (("model", "--clock", "sun"), "cpu, wall"),
+        (("model", "--layers", "99"), "1 to 28"),
+        (("model", "--lengths", "1"), ">= 2"),
+        (("model", "--config", "sandbox:txt"), "Did you mean 'text'?"),
+        (("overhead", "--layers", "4", "4"), "two or more"),
+        (("overhead", "--method", "stok"), "Did you mean 'stock'?"),
+    ],
+)
+def test_refusals(attnpatch, words, said):
+    refused(attnpatch("bench", *words), said)
+
+
+def test_output_is_checked_before_the_runs(attnpatch, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("ran")
+
+    monkeypatch.setattr("attnpatch.cli.bench.bench_model", never)
+    (tmp_path / "file").touch()
+    refused(attnpatch("bench", "model", "--output-dir", tmp_path / "file"), "is a file")
+    monkeypatch.setattr("attnpatch.bench.result.find_spec", lambda name: None)
+    refused(attnpatch("bench", "model", "--output-dir", tmp_path), "attnpatch[eval]", "--no-plot")
+
+
+@pytest.mark.parametrize("words", [("--lengths", "many"), ("--repeats", "0"), ("--lenths", "3")])
+def test_options_that_cannot_be_parsed(attnpatch, words):
+    result = attnpatch("bench", "model", *words)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output

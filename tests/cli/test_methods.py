@@ -1,0 +1,110 @@
+"""`attnpatch list` and `attnpatch show`, and what they say about any registered method."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+import attnpatch as library
+from attnpatch.cli.describe import describe
+from attnpatch.patching.method import _registry
+
+from .conftest import refused
+
+
+def test_list_shows_every_method(attnpatch):
+    result = attnpatch("list")
+    assert result.exit_code == 0
+    for name in library.methods():
+        assert f" {name} " in result.stdout
+
+
+def test_list_as_json(attnpatch):
+    rows = json.loads(attnpatch("list", "--json").stdout)
+    assert {row["name"] for row in rows} == set(library.methods())
+    for row in rows:
+        assert all(row[key] for key in ("summary", "paper", "neutral", "limits")), row
+
+
+@pytest.mark.parametrize("name", library.methods())
+def test_show_names_every_option_with_its_help(attnpatch, name):
+    result = attnpatch("show", name)
+    assert result.exit_code == 0
+    shown = json.loads(attnpatch("show", name, "--json").stdout)
+    fields = library.methods()[name].Config.model_fields
+    assert [option["name"] for option in shown["options"]] == list(fields)
+    for option in shown["options"]:
+        assert option["help"], f"{name}.{option['name']} has no help"
+        assert option["name"] in result.stdout
+    assert shown["examples"]["python"] in " ".join(result.stdout.split())
+
+
+def test_show_gives_types_defaults_and_ranges(attnpatch):
+    options = {one["name"]: one for one in json.loads(attnpatch("show", "stochastic", "--json").stdout)["options"]}
+    assert options["window"] == {
+        "name": "window",
+        "type": "int",
+        "default": 1024,
+        "required": False,
+        "allowed": ">= 1",
+        "help": options["window"]["help"],
+    }
+    assert options["variant"]["allowed"] == "slots, buckets"
+    assert (options["circular"]["type"], options["circular"]["default"]) == ("bool", True)
+
+
+def test_describe_reads_any_config():
+    class Options(library.Config):
+        share: float = Field(0.5, gt=0, le=1, description="a share")
+        heads: list[int] | None = Field(None, description="which heads")
+        mode: Literal["only"] = Field("only", description="one choice")
+        weights: str = Field(description="no default")
+
+    class Odd(library.Method):
+        name = "odd"
+        Config = Options
+        replaces_keys = reads_whole_prompt = True
+
+    described = describe(Odd)
+    share, heads, mode, weights = described["options"]
+    assert share["allowed"] == "> 0, <= 1"
+    assert (heads["type"], heads["default"], heads["required"]) == ("list or none", None, False)
+    assert (mode["type"], mode["allowed"]) == ("str", "only")
+    assert weights["required"]
+    assert any("whole prompt" in need for need in described["needs"])
+    assert any("softcap" in need for need in described["needs"])
+    assert described["examples"]["python"] == "patch = attnpatch.apply(model, \"odd\", share=0.5, mode='only')"
+    assert described["examples"]["bench"].endswith("odd:share=0.5,mode=only")
+
+
+def test_python_examples_run(attnpatch):
+    from tests.zoo import build
+
+    for name in library.methods():
+        model = build("llama")
+        example = json.loads(attnpatch("show", name, "--json").stdout)["examples"]["python"]
+        scope = {"attnpatch": library, "model": model}
+        exec(example, scope)
+        assert scope["patch"].active
+
+
+def test_a_users_own_method_is_listed(attnpatch):
+    try:
+
+        @library.register("mine")
+        class Mine(library.Method):
+            """A method of the user's script."""
+
+            summary, paper, neutral, limits = "does nothing", "none", "always", "all"
+
+        assert " mine " in attnpatch("list").stdout
+        assert "does nothing" in attnpatch("show", "mine").stdout
+    finally:
+        _registry.pop("mine", None)
+
+
+def test_unknown_method(attnpatch):
+    refused(attnpatch("show", "sldng"), "'sldng'", "Did you mean 'sliding'?", "Allowed: ")
