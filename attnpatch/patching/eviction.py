@@ -78,7 +78,10 @@ class Request:
         if type(layer) is DynamicLayer and layer.get_seq_length() >= self.first + self.last + self.slack:
             layer = cache.layers[self.layer] = SinkWindowLayer.over(layer, self.first, self.last)
         if isinstance(layer, SinkWindowLayer):
-            layer.last = min(layer.last, self.last)
+            if layer.layout.dropped:  # what is gone is gone
+                layer.last = min(layer.last, self.last)
+            else:
+                layer.first, layer.last = self.first, self.last
             layer.trim(self.slack, self.spans)
             saved = layer.bytes_saved
         if self.stats is not None:

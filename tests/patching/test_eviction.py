@@ -244,6 +244,12 @@ def test_prompts_back_to_back_and_a_cache_used_again():
         step(model, prompt(3)["input_ids"], DynamicCache(config=model.config))
         assert patch.report().cache_bytes_saved == 0, "the last call had nothing to drop"
         assert "dropped nothing" in str(patch.report())
+    with sliding(model, sink=SINK + 3, window=WINDOW + 3):
+        ids = prompt(LENGTH + 1)["input_ids"]
+        expected = step(model, ids, DynamicCache(config=model.config))[:, -1:]
+        step(model, ids[:, :LENGTH], cache)
+        assert close(expected, step(model, ids[:, LENGTH:], cache)), "an emptied cache serves other settings"
+        cache.reset()
     stock = generated_logits(model, second)
     assert torch.equal(stock[1], generated_logits(model, second, past_key_values=cache)[1]), "empty again, so stock"
 
