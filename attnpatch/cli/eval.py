@@ -159,6 +159,10 @@ def _run(prepared, output_path: Path, overwrite: bool, strict: bool, quiet: bool
     from attnpatch.evaluation.progress import reporter
     from attnpatch.evaluation.tables import status_line
 
+    if quiet or not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
     results = prepared.run(resume=not overwrite, progress=reporter(quiet))
     written = results.save(output_path)
     _show_headline(results)
@@ -176,15 +180,16 @@ def _run(prepared, output_path: Path, overwrite: bool, strict: bool, quiet: bool
 
 
 def _show_headline(results) -> None:
-    from attnpatch.evaluation.tables import LEGEND, headline_markdown, rich_tables
+    from attnpatch.evaluation.tables import headline_markdown, notes, rich_tables
 
     console = Console()
     if not console.is_terminal:
         _say(headline_markdown(results))
         return
-    for table in rich_tables(results):
+    for table in rich_tables(results, console.width):
         console.print(table)
-    console.print(LEGEND.replace("**", ""), style="dim")
+    for note in notes(results):
+        console.print(note, style="dim", highlight=False)
 
 
 def _show_plan(prepared) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.cells import OK
+from attnpatch.evaluation.headline import DETAIL_ONLY, task_name
 from attnpatch.evaluation.metrics import BINS
-from attnpatch.evaluation.tables import DETAIL_ONLY, SHORT
 
 if TYPE_CHECKING:
     from attnpatch.evaluation.results import Results
@@ -78,7 +78,7 @@ def _budget(results: Results):
                     capsize=3,
                     linewidth=1.4,
                 )
-        title = SHORT.get(metric, task.replace("_decode", " (decode)"))
+        title = task_name(task, metric)
         axis.set_title(f"{title}, {length} tokens" if several else title, fontsize=10)
         if metric == "accuracy":
             axis.set_ylim(-0.03, 1.05)

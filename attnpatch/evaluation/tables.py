@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.cells import OK
+from attnpatch.evaluation.headline import Cell, ShortTable, short_tables
 from attnpatch.evaluation.summary import Row
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
     from attnpatch.evaluation.results import Results
 
-SHORT = {"perplexity": "ppl", "long_range_perplexity": "ppl names"}
-DETAIL_ONLY = ("candidate_accuracy",)
 LEGEND = (
-    "Accuracy: share of answer tokens right, mean over documents and seeds; ppl: perplexity. * the paired difference "
-    "to stock has a 95 % interval without 0. **bold**: better than every other method at this budget, by paired "
-    "intervals without 0. keys: measured mean visible keys per prefill query. Tokens/s: medians over tasks, without "
-    "warm-up."
+    "Scores: share of answer tokens right, mean over documents and seeds; ppl: perplexity, over all tokens and over "
+    "names that only an earlier mention tells. keys: measured mean visible keys per prefill query. * differs from "
+    "stock: the 95 % interval of the paired difference excludes 0. Bold: better than every other method at this "
+    "budget by such intervals. (decode): the method prefills the context, then the question follows token by token "
+    "and sees the decode keys. Tokens/s: medians without warm-up."
 )
 SANDBOX = (
     "The sandbox model is tiny and was trained for this package: these numbers exercise mechanisms and do not predict "
@@ -28,49 +27,10 @@ SANDBOX = (
 )
 
 
-def headline(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
-    """One table per length: (title, columns, lines). Cells of lines are markdown."""
-    tables = []
-    for length in sorted({row.length for row in results.rows}):
-        rows = [row for row in results.rows if row.length == length and row.metric not in DETAIL_ONLY]
-        tasks = list(dict.fromkeys((row.task, row.metric) for row in rows))
-        groups = list(dict.fromkeys((row.budget, row.method) for row in rows))
-        groups.sort(key=lambda group: (group[0] is not None, group[0] or 0))  # stock first, then by budget
-        decoded = any(row.decode_tokens_per_s for row in rows)
-        columns = ["method", "keys", *(_task_name(*task) for task in tasks), "prefill tok/s"]
-        columns += ["decode tok/s"] if decoded else []
-        lines = []
-        for budget, method in groups:
-            own = {(row.task, row.metric): row for row in rows if (row.budget, row.method) == (budget, method)}
-            some = list(own.values())
-            line = [method if budget is None else f"{method} @{budget}", _mean_keys(some)]
-            line += [_cell(own.get(task)) for task in tasks]
-            line += [_rate([row.prefill_tokens_per_s for row in some])]
-            line += [_rate([row.decode_tokens_per_s for row in some])] if decoded else []
-            lines.append(line)
-        tables.append((f"{results.run.get('model', {}).get('id', 'model')}, {length} tokens", columns, lines))
-    return tables
-
-
-def _task_name(task: str, metric: str) -> str:
-    return SHORT.get(metric, task.replace("_decode", " (decode)"))
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    text = f"{row.value:.2f}" + ("*" if row.significant else "")
-    return f"**{text}**" if row.best else text
-
-
-def _mean_keys(rows: list[Row]) -> str:
-    keys = [row.mean_keys for row in rows if row.mean_keys is not None]
-    return f"{median(keys):.1f}" if keys else "-"  # decode tasks prefill less, so not the mean
-
-
-def _rate(values: list[float | None]) -> str:
-    present = [value for value in values if value]
-    return f"{median(present):,.0f}" if present else "-"
+def notes(results: Results) -> list[str]:
+    """What one has to know to read the tables."""
+    sandbox = str(results.run.get("model", {}).get("id", "")).startswith("sandbox:")
+    return [LEGEND, SANDBOX] if sandbox else [LEGEND]
 
 
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
@@ -80,41 +40,46 @@ def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
 
 
 def headline_markdown(results: Results) -> str:
-    """The headline tables alone, for a pipe."""
-    parts = [f"**{title}**\n\n{markdown_table(columns, lines)}" for title, columns, lines in headline(results)]
+    """The short tables alone, for a pipe."""
+    parts = []
+    for table in short_tables(results):
+        lines = [[line.name, *(_markdown_cell(cell) for cell in line.cells)] for line in table.lines]
+        parts.append(f"**{table.title}**\n\n{markdown_table(['method', *table.columns], lines)}")
     return "\n\n".join(parts or ["no cell is ok"]) + "\n"
 
 
-def rich_tables(results: Results) -> list[Table]:
-    """The headline tables for a terminal."""
-    from rich.table import Table
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return text + "\\*" if cell.differs else text
 
-    tables = []
-    for title, columns, lines in headline(results):
-        table = Table(title=title, title_justify="left", pad_edge=False, padding=(0, 1))
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 1)
-        budget = None
-        for line in lines:
-            own = line[0].partition(" @")[2]
-            if own != budget and budget is not None:
-                table.add_section()
-            budget = own
-            table.add_row(
-                *(
-                    f"[bold]{cell.strip('*')}[/bold]{'*' * cell.count('***')}" if cell.startswith("**") else cell
-                    for cell in line
-                )
-            )
-        tables.append(table)
-    return tables
+
+def rich_tables(results: Results, width: int = 120) -> list[RichTable]:
+    """The short tables for a terminal of `width` columns; one that is too wide goes on in another."""
+    return [_rich(part) for table in short_tables(results) for part in table.split(width)]
+
+
+def _rich(table: ShortTable) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    shown.add_column("method", min_width=table.label_width)
+    for index, column in enumerate(table.columns):
+        shown.add_column(column.replace(" ", "\n"), justify="right", min_width=table.width(index))
+    for index, line in enumerate(table.lines):
+        last = index + 1 == len(table.lines) or table.lines[index + 1].budget != line.budget
+        cells = [
+            Text.assemble((cell.text, "bold" if cell.best else ""), ("*" if cell.differs else " ", "dim"))
+            for cell in line.cells
+        ]
+        shown.add_row(line.method, *cells, end_section=last)
+    return shown
 
 
 def summary_markdown(results: Results) -> str:
     """summary.md: how it was made, the headline, every task in detail, what did not run."""
-    parts = ["# attnpatch evaluation", _header(results), headline_markdown(results).strip(), LEGEND]
-    if str(results.run.get("model", {}).get("id", "")).startswith("sandbox:"):
-        parts.append(SANDBOX)
+    parts = ["# attnpatch evaluation", _header(results), headline_markdown(results).strip(), *notes(results)]
     for length in sorted({row.length for row in results.rows}):
         rows = [row for row in results.rows if row.length == length]
         for task, metric in dict.fromkeys((row.task, row.metric) for row in rows):

@@ -9,10 +9,12 @@ import math
 import sys
 
 import pytest
+from rich.console import Console
 
 from attnpatch.evaluation import Results, UsageError
 from attnpatch.evaluation.compare import compare_markdown
-from attnpatch.evaluation.tables import headline, headline_markdown, rich_tables
+from attnpatch.evaluation.headline import short_tables
+from attnpatch.evaluation.tables import headline_markdown, rich_tables
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +124,40 @@ def test_markdown(run):
     assert "bit for bit the same" in text
     assert '"window": 20' in text
     table = headline_markdown(results)
-    assert all(line.startswith("|") for line in table.strip().splitlines()[2:])
+    assert all(line.startswith(("|", "**")) for line in table.strip().splitlines() if line)
 
 
-def test_rich_table_has_all_rows(run):
+def test_terminal_tables_hold_what_the_short_tables_hold(run):
     results, _ = run
-    (table,) = rich_tables(results)
-    (_, columns, lines) = headline(results)[0]
-    assert (len(table.columns), table.row_count) == (len(columns), len(lines))
+    for shown, table in zip(rich_tables(results), short_tables(results), strict=True):
+        assert (len(shown.columns), shown.row_count) == (len(table.columns) + 1, len(table.lines))
+    scores, costs = short_tables(results)
+    assert scores.columns == ["keys", "needle", "needles16", "ppl", "ppl names"]
+    assert costs.columns == ["keys", "prefill tok/s", "of stock"]
+    assert [line.name for line in costs.lines] == [
+        "stock", "sliding @20", "stochastic @20", "sliding @40", "stochastic @40",
+    ]  # fmt: skip
+    assert costs.lines[0].cells[2].text == "1.00"
+
+
+def test_a_narrow_terminal_gets_more_tables_and_loses_nothing(run):
+    results, _ = run
+    console = Console(width=40, file=io.StringIO(), color_system=None)
+    tables = rich_tables(results, 40)
+    assert len(tables) > 2
+    for table in tables:
+        console.print(table)
+    text = console.file.getvalue()
+    assert "…" not in text
+    for line in short_tables(results)[0].lines:
+        assert all(cell.text in text for cell in line.cells)
+
+
+def test_marks():
+    good, bad = [1] * 36 + [0] * 4, [1] * 4 + [0] * 36
+    text = headline_markdown(Results([made_up("stock", None, good), made_up("a", 4, good), made_up("b", 4, bad)]))
+    assert "| a @4 | 4.0 | **0.90** |" in text
+    assert "| b @4 | 4.0 | 0.10\\* |" in text
 
 
 def test_csv(run):

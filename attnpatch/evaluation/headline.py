@@ -1,0 +1,159 @@
+"""The short tables of a run as data: what methods score, and what they cost. Terminal and markdown render them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+from attnpatch.evaluation.summary import Row
+
+if TYPE_CHECKING:
+    from attnpatch.evaluation.results import Results
+
+SHORT = {"perplexity": "ppl", "long_range_perplexity": "ppl names"}
+DETAIL_ONLY = ("candidate_accuracy",)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry. best: beats every other method at its budget. differs: from stock, the interval excludes 0."""
+
+    text: str
+    best: bool = False
+    differs: bool = False
+
+
+@dataclass
+class Line:
+    """One method at one budget; budget None: as configured."""
+
+    method: str
+    budget: int | None
+    cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.method if self.budget is None else f"{self.method} @{self.budget}"
+
+
+@dataclass
+class ShortTable:
+    """Columns behind the method's name; the first one is the budget."""
+
+    title: str
+    columns: list[str]
+    lines: list[Line]
+
+    @property
+    def label_width(self) -> int:
+        return max((len(line.method) for line in self.lines), default=0)
+
+    def width(self, index: int) -> int:
+        """Characters that column `index` needs, its mark included and its title wrapped at spaces."""
+        words = self.columns[index].split()
+        return max(*map(len, words), *(len(line.cells[index].text) + 1 for line in self.lines), 0)
+
+    def split(self, room: int) -> list[ShortTable]:
+        """Parts that fit into `room` characters, each with the first column."""
+        gap = 2
+        least = self.label_width + self.width(0) + 3 * gap
+        parts, used = [[0]], least
+        for index in range(1, len(self.columns)):
+            if used + self.width(index) + gap > room and len(parts[-1]) > 1:
+                parts.append([0])
+                used = least
+            parts[-1].append(index)
+            used += self.width(index) + gap
+        return [
+            ShortTable(
+                self.title + (", continued" if number else ""),
+                [self.columns[i] for i in part],
+                [Line(line.method, line.budget, [line.cells[i] for i in part]) for line in self.lines],
+            )
+            for number, part in enumerate(parts)
+        ]
+
+
+def short_tables(results: Results) -> list[ShortTable]:
+    """Two tables per length: scores and cost."""
+    model = str(results.run.get("model", {}).get("id", "model"))
+    tables = []
+    for length in sorted({row.length for row in results.rows}):
+        rows = [row for row in results.rows if row.length == length and row.metric not in DETAIL_ONLY]
+        tables += [_scores(f"{model}, {length} tokens", rows), _costs(f"Cost at {length} tokens", rows)]
+    return tables
+
+
+def groups(rows: list[Row]) -> list[tuple[int | None, str]]:
+    """(budget, method) pairs: methods as configured first, then budget by budget."""
+    found = list(dict.fromkeys((row.budget, row.method) for row in rows))
+    return sorted(found, key=lambda group: (group[0] is not None, group[0] or 0))
+
+
+def task_name(task: str, metric: str) -> str:
+    """The name of a column or panel."""
+    return SHORT.get(metric, task.replace("_decode", " (decode)"))
+
+
+def _scores(title: str, rows: list[Row]) -> ShortTable:
+    tasks = list(dict.fromkeys((row.task, row.metric) for row in rows))
+    lines = []
+    for budget, method in groups(rows):
+        own = {(row.task, row.metric): row for row in rows if (row.budget, row.method) == (budget, method)}
+        keys = Cell(_keys([row.mean_keys for row in own.values()]))
+        lines.append(Line(method, budget, [keys, *(_score(own.get(task)) for task in tasks)]))
+    return ShortTable(title, ["keys", *(task_name(*task) for task in tasks)], lines)
+
+
+def _costs(title: str, rows: list[Row]) -> ShortTable:
+    stock = [row for row in rows if row.delta is None]
+    columns = {
+        "keys": lambda own: _keys([row.mean_keys for row in own]),
+        "decode keys": lambda own: _keys([row.decode_mean_keys for row in own]),
+        "prefill tok/s": lambda own: _rate(own, "prefill_tokens_per_s"),
+        "of stock": lambda own: _share(own, stock, "prefill_tokens_per_s"),
+        "decode tok/s": lambda own: _rate(own, "decode_tokens_per_s"),
+        "of stock ": lambda own: _share(own, stock, "decode_tokens_per_s"),
+        "GPU peak": lambda own: _memory(own),
+    }
+    filled = []
+    for budget, method in groups(rows):
+        own = [row for row in rows if (row.budget, row.method) == (budget, method)]
+        filled.append((method, budget, [column(own) for column in columns.values()]))
+    used = [i for i in range(len(columns)) if any(texts[i] != "-" for _, _, texts in filled)]
+    lines = [Line(method, budget, [Cell(texts[i]) for i in used]) for method, budget, texts in filled]
+    names = list(columns)
+    return ShortTable(title, [names[i].strip() for i in used], lines)
+
+
+def _score(row: Row | None) -> Cell:
+    if row is None:
+        return Cell("-")
+    text = f"{row.value:.2f}" if row.value < 100 else f"{row.value:,.0f}"
+    return Cell(text, row.best, row.significant)
+
+
+def _keys(values: list[float | None]) -> str:
+    present = [value for value in values if value is not None]
+    return f"{median(present):.1f}" if present else "-"  # decode tasks prefill less, so not the mean
+
+
+def _median(rows: list[Row], name: str) -> float | None:
+    present = [getattr(row, name) for row in rows if getattr(row, name)]
+    return median(present) if present else None
+
+
+def _rate(rows: list[Row], name: str) -> str:
+    rate = _median(rows, name)
+    return "-" if rate is None else f"{rate:,.0f}"
+
+
+def _share(rows: list[Row], stock: list[Row], name: str) -> str:
+    rate, base = _median(rows, name), _median(stock, name)
+    return "-" if rate is None or base is None else f"{rate / base:.2f}"
+
+
+def _memory(rows: list[Row]) -> str:
+    peaks = [row.peak_memory for row in rows if row.peak_memory]
+    return f"{max(peaks) / 2**20:,.0f} MiB" if peaks else "-"

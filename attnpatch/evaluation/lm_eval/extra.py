@@ -1,0 +1,35 @@
+"""lm-eval is an extra: one sentence where it is missing, and quiet where it is not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+INSTALL = 'pip install "attnpatch[eval]"'
+
+
+def has_lm_eval() -> bool:
+    """True if lm-eval is installed; does not import it."""
+    return find_spec("lm_eval") is not None
+
+
+def require_lm_eval() -> None:
+    """Raise ImportError with the fix if lm-eval is not installed."""
+    if not has_lm_eval():
+        raise ImportError(f"lm-eval is not installed. Install it with: {INSTALL}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only errors of lm-eval's logger inside: it warns about every model that is in memory already."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
