@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
 
 import pytest
+
+from attnpatch.bench.kernels import bench_kernels
+from attnpatch.bench.model import bench_model
+from attnpatch.bench.overhead import bench_overhead
+from attnpatch.cli import bench
 
 from .conftest import refused
 
@@ -23,6 +29,7 @@ def test_model(attnpatch, small_sandbox, tmp_path):
     assert written["settings"]["model"]["num_hidden_layers"] == 1
     assert sorted(shlex.split(written["command"])) == sorted(["attnpatch", *map(str, words)])
     assert written["machine"]["torch"]
+    assert [len(row["runs"]["stock"]) for row in written["rows"]] == [1, 1]
     table = (tmp_path / "out" / "model.md").read_text()
     assert re.search(r"^\| 96 \| .*chunked", table, re.MULTILINE)
     assert (tmp_path / "out" / "model.png").read_bytes().startswith(b"\x89PNG")
@@ -33,6 +40,18 @@ def test_model_json_is_nothing_but_json(attnpatch, small_sandbox):
     shown = json.loads(attnpatch(*MODEL, "--json", "--method", "stochastic:window=8").stdout)
     assert shown["settings"]["method"]["name"] == "stochastic"
     assert shown["settings"]["method"]["config"]["window"] == 8
+
+
+def test_kernels(attnpatch, tmp_path):
+    words = ("--lengths", "64", "150", "--windows", "16", "32", "--repeats", "1", "--output-dir", tmp_path)
+    result = attnpatch("bench", "kernels", *words)
+    assert result.exit_code == 0, result.output
+    assert "buckets" in result.stdout
+    written = json.loads((tmp_path / "kernels.json").read_text())
+    assert {row["length"] for row in written["rows"]} == {64, 150}
+    assert {row["window"] for row in written["rows"] if row["kernel"] == "window"} == {16, 32}
+    assert max(row["error"] for row in written["rows"]) < 1e-5
+    assert (tmp_path / "kernels.png").is_file()
 
 
 def test_overhead(attnpatch, tmp_path):
@@ -55,12 +74,26 @@ def test_overhead(attnpatch, tmp_path):
         (("model", "--layers", "99"), "1 to 28"),
         (("model", "--lengths", "1"), ">= 2"),
         (("model", "--config", "sandbox:txt"), "Did you mean 'text'?"),
+        (("kernels", "--windows", "2"), "windows"),
+        (("kernels", "--lengths", "1"), "lengths"),
+        (("kernels", "--dtype", "bfloat"), "Did you mean 'bfloat16'?"),
+        (("kernels", "--device", "tpu"), "cpu, cuda"),
         (("overhead", "--layers", "4", "4"), "two or more"),
         (("overhead", "--method", "stok"), "Did you mean 'stock'?"),
     ],
 )
 def test_refusals(attnpatch, words, said):
     refused(attnpatch("bench", *words), said)
+
+
+@pytest.mark.parametrize(
+    "command, function", [(bench.kernels, bench_kernels), (bench.model, bench_model), (bench.overhead, bench_overhead)]
+)
+def test_defaults_are_those_of_the_function(command, function):
+    typed, called = inspect.signature(command).parameters, inspect.signature(function).parameters
+    shared = set(typed) & set(called) - {"method"}
+    assert {"repeats", "device", "clock"} <= shared
+    assert {name: typed[name].default for name in shared} == {name: called[name].default for name in shared}
 
 
 def test_output_is_checked_before_the_runs(attnpatch, tmp_path, monkeypatch):
