@@ -10,9 +10,9 @@ from typing import Any
 
 from attnpatch.evaluation.cells import CellStore
 from attnpatch.evaluation.environment import command, machine, versions
-from attnpatch.evaluation.loading import MemorySource
+from attnpatch.evaluation.loading import MemorySource, model_name
 from attnpatch.evaluation.plan import PlannedCell, Planner
-from attnpatch.evaluation.progress import Silent
+from attnpatch.evaluation.progress import Silent, reporter
 from attnpatch.evaluation.results import Results
 from attnpatch.evaluation.runner import Runner
 from attnpatch.evaluation.sizes import Size
@@ -79,6 +79,7 @@ def evaluate(
     text_file: str | Path | None = None,
     output_path: str | Path | None = None,
     resume: bool = True,
+    progress: bool = False,
 ) -> Results:
     """Measure what methods do to a model in memory.
 
@@ -97,6 +98,7 @@ def evaluate(
         data_seed: seed of the documents.
         text_file: replaces the stories of the perplexity task.
         output_path: folder for cells and results; cells found there are not computed again if `resume`.
+        progress: show bars (or lines, off a terminal) on stderr.
 
     Returns:
         Results: `.cells`, `.rows`, `.to_markdown()`, `.to_pandas()`, `.plot(folder)`, `.save(folder)`.
@@ -114,11 +116,12 @@ def evaluate(
             "limit": limit,
             "batch_size": batch_size,
             "data_seed": data_seed,
-            "model": getattr(model.config, "_name_or_path", "") or type(model).__name__,
+            "model": model_name(model),
         }
     )
     text = None if text_file is None else str(text_file)
-    results = prepare(suite, MemorySource(model, tokenizer), output_path, text).run(resume=resume)
+    prepared = prepare(suite, MemorySource(model, tokenizer), output_path, text)
+    results = prepared.run(resume=resume, progress=reporter(quiet=not progress))
     if output_path is not None:
         results.save(output_path)
     return results

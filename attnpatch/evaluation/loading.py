@@ -45,6 +45,15 @@ class ModelRequest:
     trust_remote_code: bool = False
 
 
+def model_name(model) -> str:
+    """The id a model in memory was loaded from, `sandbox:text` for the packaged one, else its class."""
+    name = getattr(model.config, "_name_or_path", "")
+    for packaged in sandbox.MODELS:
+        if name and Path(name) == sandbox.path(packaged):
+            return SANDBOX + packaged
+    return name or type(model).__name__
+
+
 class MemorySource:
     """A model that is loaded already."""
 
@@ -54,9 +63,8 @@ class MemorySource:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        name = getattr(self.config, "_name_or_path", "") or type(self.model).__name__
         return ModelIdentity(
-            id=name,
+            id=model_name(self.model),
             revision=None,
             fingerprint=model_fingerprint(self.model),
             tokenizer=tokenizer_fingerprint(self.tokenizer),

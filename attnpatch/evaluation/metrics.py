@@ -61,7 +61,13 @@ def record(document: Document, logits: torch.Tensor) -> dict[str, Any]:
     nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
     predicted = logits.argmax(-1)
     hits = (predicted == targets).int().tolist()
-    out: dict[str, Any] = {"id": document.id, "tokens": len(hits), "correct": sum(hits), "nll": math.fsum(nll)}
+    out: dict[str, Any] = {
+        "id": document.id,
+        "prompt": document.digest,
+        "tokens": len(hits),
+        "correct": sum(hits),
+        "nll": math.fsum(nll),
+    }
     candidates = document.meta.get("candidates")
     if candidates and len(candidates) > 1:
         allowed = torch.tensor(candidates, device=logits.device)

@@ -20,7 +20,7 @@ from attnpatch.evaluation.environment import command
 from attnpatch.evaluation.errors import SkipCell, UsageError, one_line
 from attnpatch.evaluation.plan import PlannedCell
 from attnpatch.evaluation.progress import Silent
-from attnpatch.evaluation.scoring import Outcome, input_device, score_prefill
+from attnpatch.evaluation.scoring import Outcome, input_device, keeps_logits, score_prefill
 from attnpatch.evaluation.speed import cuda_peak, reset_cuda_peak
 from attnpatch.patching.errors import UnsupportedModelError
 
@@ -55,7 +55,7 @@ class Runner:
         progress.start(len(missing), sum(len(cell.documents) for cell in runnable))
         model = self._load(progress) if runnable else None
         with _undisturbed(model):
-            before = _fingerprint(model, runnable[0]) if runnable else None
+            before = _fingerprint(model, runnable[0]) if runnable else None  # None too if the model cannot run
             fresh: list[dict[str, Any]] = []
             for cell in missing:
                 progress.cell(cell.label, _group(cell))
@@ -63,7 +63,8 @@ class Runner:
                 fresh.append(done)
                 progress.done(done["status"], done["reason"])
             if before is not None:
-                self.unpatched = torch.equal(before, _fingerprint(model, runnable[0]))
+                after = _fingerprint(model, runnable[0])
+                self.unpatched = after is not None and torch.equal(before, after)
         if self.unpatched is False:
             self._distrust(fresh)
         self.cells = [known[cell.key] for cell in self.planned]
@@ -180,10 +181,15 @@ def _group(cell: PlannedCell) -> str:
 
 
 @torch.inference_mode()
-def _fingerprint(model, cell: PlannedCell) -> torch.Tensor:
-    """Stock logits of one document."""
-    ids = torch.tensor([cell.documents[0].input_ids], device=input_device(model))
-    return model(input_ids=ids, use_cache=False).logits
+def _fingerprint(model, cell: PlannedCell) -> torch.Tensor | None:
+    """Stock logits at the end of one document; None if the model cannot run it (its cells will say why)."""
+    some = {"logits_to_keep": 64} if keeps_logits(model) else {}
+    try:
+        ids = torch.tensor([cell.documents[0].input_ids], device=input_device(model))
+        return model(input_ids=ids, use_cache=False, **some).logits
+    except Exception:  # noqa: BLE001 - the same error comes back in the first cell, and is kept there
+        _free()
+        return None
 
 
 @contextmanager

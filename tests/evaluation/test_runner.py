@@ -213,6 +213,36 @@ def test_text_tasks_on_bytes(byte_model):
     assert decode[1]["budget"]["decode_mean_keys"] == pytest.approx(399, abs=1)  # dense over the whole context
 
 
+def test_a_model_that_cannot_run_leaves_errors_not_a_crash(sandbox_model, small_run, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("broken model")
+
+    monkeypatch.setattr(sandbox_model.model, "forward", broken)
+    results = small_run()
+    assert {cell["reason"] for cell in results.cells} == {"RuntimeError: broken model"}
+    assert not results.unpatch_failed
+    assert results.exit_code() == 1
+
+
+def test_samples_can_be_read_again(small_run, tmp_path):
+    results = small_run(output_path=tmp_path)
+    for cell in results.cells:
+        lines = (tmp_path / "samples" / f"{cell['key']}.jsonl").read_text().splitlines()
+        samples = [json.loads(line) for line in lines]
+        assert [sample["id"] for sample in samples] == cell["documents"]
+        assert len({sample["prompt"] for sample in samples}) == 3
+        if cell["task"]["name"] == "needle":
+            assert [sample["correct"] for sample in samples] == cell["scores"]["accuracy"]["sums"]
+            assert all(len(sample["predicted"]) == len(sample["references"]) == 1 for sample in samples)
+
+
+def test_progress_in_a_script(small_run, capsys):
+    small_run(progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "sliding @12: 2 cells" in shown.err
+
+
 def test_a_patched_model_is_refused(sandbox_model, small_run):
     with attnpatch.apply(sandbox_model, "stock"), pytest.raises(UsageError, match="carries patches"):
         small_run()

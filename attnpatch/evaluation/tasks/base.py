@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +17,24 @@ class Document:
 
     Attributes:
         id: the same for every method, so that scores can be paired.
-        input_ids: token ids, special tokens included; as long as the task's length says.
+        input_ids: token ids, special tokens included; as long as the task's length says, or, where the model
+            generates, the prompt, which leaves room for the answer.
         answers: indices p of the tokens to be predicted, ascending; position p - 1 predicts token p.
         meta: per-answer lists or one value for all (`depth`, `gap`), `candidates` (ids of the possible answers),
             `slices` (name -> indices into `answers`, scored apart as well).
+        references: where the model generates: the texts that a right prediction holds.
     """
 
     id: str
-    input_ids: tuple[int, ...]
+    input_ids: Sequence[int]
     answers: tuple[int, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Short hash of the tokens, to recognise a prompt in other results."""
+        return hashlib.sha256(json.dumps(self.input_ids).encode()).hexdigest()[:16]
 
     def per_answer(self, name: str) -> list[float] | None:
         """`meta[name]` as one value per answer, or None."""
@@ -40,6 +48,18 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """How a task's predictions are made and read: greedy, `tokens` new tokens at most.
+
+    match: "all" (the share of references that the prediction holds) or "part" (1 if it holds any of them).
+    """
+
+    tokenizer: Any
+    tokens: int
+    match: str
+
+
+@dataclass(frozen=True)
 class Task:
     """A task for one tokenizer.
 
@@ -48,12 +68,14 @@ class Task:
         source: "sandbox" (the sandbox language) or "text" (any tokenizer).
         version: raised when the documents of a seed change.
         description: one line.
-        metric: "accuracy" (of answer tokens) or "perplexity" (of them).
+        metric: "accuracy" (of answer tokens), "perplexity" (of them), "string_match_all" or "string_match_part".
         chance: accuracy of guessing among the plausible answers, None where that has no meaning.
         build: `(length, count, seed) -> list[Document]`; each document has exactly `length` tokens. Raises ValueError
             for a length that does not work.
         mode: "prefill" (the whole document in one forward) or "decode" (the context is prefilled, everything from
-            two tokens before the first answer is fed token by token over the cache).
+            two tokens before the first answer is fed token by token over the cache) or "generate" (the documents
+            are prompts that the model continues).
+        generation: how, for "generate".
     """
 
     name: str
@@ -64,9 +86,10 @@ class Task:
     chance: float | None
     build: Callable[[int, int, int], list[Document]]
     mode: str = "prefill"
+    generation: Generation | None = None
 
     def documents(self, length: int, count: int, seed: int) -> list[Document]:
-        """`count` documents of exactly `length` tokens.
+        """`count` documents of exactly `length` tokens; prompts are at most that long with the answer.
 
         Raises:
             SkipCell: the task does not work at this length.
@@ -75,13 +98,20 @@ class Task:
             documents = self.build(length, count, seed)
         except ValueError as error:
             raise SkipCell(str(error), "take another length with --lengths") from error
-        wrong = [d.id for d in documents if len(d.input_ids) != length]
+        wrong = [d.id for d in documents if not self._fits(d, length)]
         if wrong:
             raise RuntimeError(f"task {self.name!r} built documents that are not {length} tokens long: {wrong[:3]}")
         return documents
 
+    def _fits(self, document: Document, length: int) -> bool:
+        if self.generation is None:
+            return len(document.input_ids) == length
+        return len(document.input_ids) + self.generation.tokens <= length
+
 
 def documents_hash(documents: list[Document]) -> str:
-    """sha256 over what is scored: ids, tokens and answer positions."""
-    text = json.dumps([[d.id, d.input_ids, d.answers] for d in documents], separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """sha256 over what is scored: ids, tokens, answer positions and references."""
+    whole = hashlib.sha256()
+    for d in documents:
+        whole.update(json.dumps([d.id, list(d.input_ids), d.answers, d.references], separators=(",", ":")).encode())
+    return whole.hexdigest()

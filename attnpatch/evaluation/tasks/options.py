@@ -1,0 +1,33 @@
+"""What a user can say about the texts of tasks, beyond their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """Texts and prompts.
+
+    Attributes:
+        text_file: running text; replaces the built-in stories of the perplexity tasks.
+        haystack: running text for RULER's essays, a file or a data set on the Hub; `text_file` if not given.
+        squad, hotpot: SQuAD and HotpotQA, the official JSON file or a data set on the Hub.
+        word_list: a file with one word a line, for RULER; the lists of wonderwords if not given.
+        depths: where in the context the needle of needle tasks stands, 0 to 100 %, in turn; empty: spread or drawn.
+        chat_template: tasks that generate put their prompt into the tokenizer's chat template.
+    """
+
+    text_file: str | None = None
+    haystack: str | None = None
+    squad: str | None = None
+    hotpot: str | None = None
+    word_list: str | None = None
+    depths: tuple[float, ...] = ()
+    chat_template: bool = False
+
+    def depth(self, index: int, spread: int | None = None) -> float | None:
+        """Depth of document `index` in 0 to 1: the given ones in turn, else the middles of `spread` equal parts."""
+        if self.depths:
+            return self.depths[index % len(self.depths)] / 100
+        return None if spread is None else (index % spread + 0.5) / spread
