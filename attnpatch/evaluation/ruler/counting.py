@@ -7,7 +7,7 @@ import string
 from random import Random
 
 from attnpatch.evaluation.ruler.material import Words
-from attnpatch.evaluation.ruler.sample import Draft, Recipe, TooShort, numbered
+from attnpatch.evaluation.ruler.sample import Draft, Recipe, TooShort, drawn, numbered
 from attnpatch.evaluation.ruler.templates import COMMON_WORDS, FREQUENT_WORDS
 
 COMMON = 10
@@ -27,9 +27,7 @@ def common_words(words: Words, length: int) -> Recipe:
         shown, known = _word_list(rng, words.all, example_words, example_often, example_rarely)
         asked, answers = _word_list(rng, words.all, count, often, rarely)
         example = COMMON_WORDS.text.format(context=shown) + COMMON_WORDS.prefix + " " + numbered(known)
-        return Draft(
-            f"{example}\n{COMMON_WORDS.text.format(context=asked)}", COMMON_WORDS.prefix, tuple(answers), ()
-        )
+        return Draft(f"{example}\n{COMMON_WORDS.text.format(context=asked)}", COMMON_WORDS.prefix, tuple(answers), ())
 
     if len(words.all) < example_words:
         raise ValueError(f"cwe needs at least {example_words} words, the word list has {len(words.all)}")
@@ -37,9 +35,9 @@ def common_words(words: Words, length: int) -> Recipe:
 
 
 def _word_list(rng: Random, words: list[str], count: int, often: int, rarely: int) -> tuple[str, list[str]]:
-    drawn = rng.sample(words, count)
-    common = drawn[:COMMON]
-    everything = common * often + drawn[COMMON:] * rarely
+    chosen = drawn(rng, words, count)
+    common = chosen[:COMMON]
+    everything = common * often + chosen[COMMON:] * rarely
     rng.shuffle(everything)
     return numbered(everything), common
 

@@ -60,6 +60,15 @@ def position(depth: float, count: int) -> int:
     return min(count, max(0, round(depth * count)))
 
 
+def drawn(rng: Random, items: Sequence, count: int) -> list:
+    """`count` of `items` without repetition; asking for more with the same seed keeps the first ones."""
+    pool = list(items)
+    for index in range(count):
+        other = rng.randrange(index, len(pool))
+        pool[index], pool[other] = pool[other], pool[index]
+    return pool[:count]
+
+
 def listed(words: Sequence[str]) -> str:
     """`a`, or `a, b, and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])}, and {words[-1]}"

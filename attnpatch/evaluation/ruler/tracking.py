@@ -18,7 +18,7 @@ def recipe(tokens: Callable[[str], int], generated: int) -> Recipe:
     """`tokens` counts the tokens of a text; the example takes 500 less `generated`, or the least that works."""
     least = HOPS + 1  # every link of the chain has a place of its own
     shots = least
-    while tokens(_example(Random(0), shots + 1, "")) <= EXAMPLE_TOKENS - generated:
+    while shots < EXAMPLE_TOKENS and tokens(_example(Random(0), shots + 1, "")) <= EXAMPLE_TOKENS - generated:
         shots += 1
 
     def draft(rng: Random, count: int) -> Draft:
