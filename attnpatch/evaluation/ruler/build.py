@@ -87,7 +87,7 @@ class Builder:
         if not (any(written) if self.match == "part" else all(written)):
             lost = draft.references[written.index(False)]
             raise ValueError(
-                f"{self.task}: the tokenizer {self.prompts.name!r} cannot write the answer {lost!r}, so no model could "
+                f"{self.task}: the tokenizer {self.prompts.name!r} cannot write the answer {lost!r}, so no model can "
                 "give it"
             )
 

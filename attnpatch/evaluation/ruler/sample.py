@@ -15,7 +15,7 @@ class Draft:
         text: the user's turn.
         prefix: the start of the answer; stands behind the chat template.
         references: the texts to be found in the prediction.
-        depths: where the answers stand, 0 = start of the context, 1 = its end: one per reference, one for all, or none.
+        depths: where the answers stand, 0 = start of the context, 1 = its end: one per reference, one for all, none.
     """
 
     text: str

@@ -26,8 +26,8 @@ NEEDLES = Template(
     " The special magic {type} for {query} mentioned in the provided text are",
 )
 TRACKING = Template(
-    "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n{context}\nQuestion: Find "
-    "all variables that are assigned the value {query} in the text above.",
+    "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n{context}\nQuestion: "
+    "Find all variables that are assigned the value {query} in the text above.",
     " Answer: According to the chain(s) of variable assignment in the text above, {variables} variables are assigned "
     "the value {query}, they are: ",
 )
@@ -44,8 +44,8 @@ FREQUENT_WORDS = Template(
 )
 QUESTIONS = Template(
     "Answer the question based on the given documents. Only give me the answer and do not output any other words.\n\n"
-    "The following are given documents.\n\n{context}\n\nAnswer the question based on the given documents. Only give me "
-    "the answer and do not output any other words.\n\nQuestion: {query}",
+    "The following are given documents.\n\n{context}\n\nAnswer the question based on the given documents. Only give "
+    "me the answer and do not output any other words.\n\nQuestion: {query}",
     " Answer:",
 )
 

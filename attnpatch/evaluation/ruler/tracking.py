@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 from attnpatch.evaluation.ruler.sample import Draft, Recipe, depth_of
@@ -45,7 +46,7 @@ def _chain(rng: Random, count: int, letters: int, value: str):
         if name not in names:
             names.append(name)
     links = [f"VAR {names[0]} = {value}"]
-    links += [f"VAR {name} = VAR {before} " for before, name in zip(names, names[1:], strict=False)]
+    links += [f"VAR {name} = VAR {before} " for before, name in pairwise(names)]
     lines = [NOISE] * count
     places = sorted(Random(rng.getrandbits(64)).sample(range(count), len(links)))
     for done, (place, link) in enumerate(zip(places, links, strict=True)):

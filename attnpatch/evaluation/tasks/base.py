@@ -34,7 +34,7 @@ class Document:
     @property
     def digest(self) -> str:
         """Short hash of the tokens, to recognise a prompt in other results."""
-        return hashlib.sha256(json.dumps(self.input_ids).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(list(self.input_ids)).encode()).hexdigest()[:16]
 
     def per_answer(self, name: str) -> list[float] | None:
         """`meta[name]` as one value per answer, or None."""
@@ -75,6 +75,8 @@ class Task:
         mode: "prefill" (the whole document in one forward) or "decode" (the context is prefilled, everything from
             two tokens before the first answer is fed token by token over the cache) or "generate" (the documents
             are prompts that the model continues).
+        scorer: `(model, documents, batch_size, advance) -> Outcome` of tasks that are scored in a way of their own,
+            None for the mode's.
         generation: how, for "generate".
     """
 
@@ -86,6 +88,7 @@ class Task:
     chance: float | None
     build: Callable[[int, int, int], list[Document]]
     mode: str = "prefill"
+    scorer: Callable[..., Any] | None = None
     generation: Generation | None = None
 
     def documents(self, length: int, count: int, seed: int) -> list[Document]:
