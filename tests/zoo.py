@@ -29,6 +29,22 @@ LINEAR = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+LATENT = {
+    **PLAIN,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
 IMAGE, VIDEO = 100, 101
 TOWER = {
     "hidden_size": 32,
@@ -97,22 +113,7 @@ TEXT_CONFIGS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
         intermediate_size_mlp=64,
         interleave_moe_layer_step=2,
     ),
-    "deepseek_v3": lambda: tf.DeepseekV3Config(
-        **PLAIN,
-        num_key_value_heads=4,
-        n_routed_experts=4,
-        n_shared_experts=1,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        kv_lora_rank=16,
-        q_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=16,
-        n_group=1,
-        topk_group=1,
-        first_k_dense_replace=1,
-    ),
+    "deepseek_v3": lambda: tf.DeepseekV3Config(**LATENT),
     "gpt2": lambda: tf.GPT2Config(vocab_size=128, n_embd=32, n_layer=2, n_head=4, n_positions=256, **TOKENS),
     "opt": lambda: tf.OPTConfig(
         vocab_size=128,
@@ -142,6 +143,7 @@ REFUSED_CONFIGS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
         bos_token_id=1,
         eos_token_id=2,
     ),
+    "deepseek_v32": lambda: tf.DeepseekV32Config(**LATENT, index_n_heads=2, index_head_dim=16, index_topk=4),
 }
 
 VLM_CONFIGS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
