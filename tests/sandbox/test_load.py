@@ -19,7 +19,7 @@ FLOORS = {
     "chain": 0.9,
     "copy": 0.9,
     "passkey": 0.85,
-    "local": 0.7,
+    "local": 0.95,
 }
 
 
