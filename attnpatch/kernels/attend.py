@@ -120,7 +120,7 @@ def real_rows(q, k, v, rule: Rule, at: Geometry, scale: float, executor: Executo
 
 
 def _by_plans(q, k, v, rule, slots, at, scale, executor: Executor, want_lse: bool):
-    found = plans(rule, at, slots, executor.block, executor.even)
+    found = plans(rule, at, slots, executor.block, executor.permuted_block, executor.even)
     several = len(found) > 1
     results = [executor.run(plan, q, k, v, scale, want_lse or several) for plan in found]
     output, lse = reduce(merge, results) if several else results[0]

@@ -15,18 +15,20 @@ from . import chunked, flex
 class Executor:
     """Runs one plan: run(plan, q, k, v, scale, want_lse) -> (output, lse | None).
 
-    block: query rows per block; even: it needs blocks of exactly that size from row 0 on.
+    block, permuted_block: query rows per block in the original and in a permuted order; even: it needs blocks of
+    exactly that size from row 0 on.
     """
 
     name: str
     run: Callable
     block: int
+    permuted_block: int
     even: bool = False
 
 
 EXECUTORS = {
-    "chunked": Executor("chunked", chunked.run_plan, chunked.BLOCK),
-    "flex": Executor("flex", flex.run_plan, flex.BLOCK, even=True),
+    "chunked": Executor("chunked", chunked.run_plan, chunked.BLOCK, chunked.PERMUTED_BLOCK),
+    "flex": Executor("flex", flex.run_plan, flex.BLOCK, flex.BLOCK, even=True),
 }
 BACKENDS = ("auto", "reference", *EXECUTORS)
 

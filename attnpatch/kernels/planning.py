@@ -11,23 +11,24 @@ from .spans import Geometry
 from .window import prefix_plan, window_plan
 
 
-def plans(rule: Rule, at: Geometry, slots: torch.Tensor | None, block: int, even: bool = False) -> list[Plan]:
+def plans(
+    rule: Rule, at: Geometry, slots: torch.Tensor | None, block: int, permuted_block: int, even: bool
+) -> list[Plan]:
     """Plans over disjoint keys (one, or two to be merged by log-sum-exp), the cheapest correct set.
 
-    slots: [n] for a permuted rule (of one head), else None. even: equal blocks from row 0 on, as FlexAttention's
-    block masks need them.
+    slots: [n] for a permuted rule (of one head), else None. block, permuted_block, even: see `Executor`.
     """
     if isinstance(rule, (Causal, Window)):
         return [window_plan(rule, at, block)]
     if not isinstance(rule, Permuted):
         raise TypeError(f"rule must be Causal, Window, PermutedWindow or PermutedBuckets, got {rule!r}")
     parts = [
-        slots_plan(rule, slots, at, block)
+        slots_plan(rule, slots, at, permuted_block)
         if isinstance(rule, PermutedWindow)
-        else buckets_plan(rule, slots, at, block, even)
+        else buckets_plan(rule, slots, at, permuted_block, even)
     ]
     if rule.sink or rule.local:
         parts.append(window_plan(Window(max(rule.local, 1), rule.sink), at, block))
-    prefix = prefix_plan(rule, at, block, slots)
+    prefix = prefix_plan(rule, at, block, slots.int())
     # Permuting copies q, k and v and merging reads outputs twice: worth it for a clear gain only.
     return parts if sum(part.scored for part in parts) < 0.9 * prefix.scored else [prefix]

@@ -123,7 +123,12 @@ class Permuted(Rule):
 
     def seen(self, i, j, slot_i, slot_j, n: int) -> torch.Tensor:
         """`visible` with the slots of i and j at hand."""
-        return (j <= i) & (self.near(slot_i, slot_j, n) | (j < self.sink) | (i - j < self.local))
+        keep = self.near(slot_i, slot_j, n)
+        if self.sink:
+            keep = keep | (j < self.sink)
+        if self.local:
+            keep = keep | (i - j < self.local)
+        return keep & (j <= i)
 
     def _check(self):
         if not callable(self.permutation):
@@ -158,9 +163,8 @@ class PermutedWindow(Permuted):
 
     def near(self, slot_i, slot_j, n):
         step = slot_j - slot_i
-        if not self.circular:
-            return (step <= self.after) & (-step <= self.before)
-        return (step % n <= self.after) | (-step % n <= self.before)
+        keep = (step <= self.after) & (step >= -self.before)
+        return keep | (step >= n - self.before) | (step <= self.after - n) if self.circular else keep
 
     def sees_all(self, n):
         around = self.before + self.after + 1 >= n if self.circular else min(self.before, self.after) >= n - 1

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
-from .plan import Plan, even_blocks, make_plan
+from .plan import Plan, Run, even_blocks, make_plan
 from .rules import Causal, Permuted, Window
 from .spans import Geometry
+
+# Masks of wider windows would fill a cache faster than they save time.
+WIDEST_READY = 8192
 
 
 def window_plan(rule: Causal | Window, at: Geometry, block: int) -> Plan:
@@ -30,9 +35,27 @@ def window_plan(rule: Causal | Window, at: Geometry, block: int) -> Plan:
     def band(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return rule.visible(a + at.first, b + at.key_first, at.n)
 
+    def ready(run: Run, dtype: torch.dtype) -> torch.Tensor | None:
+        key, row = at.key_first + run.ranges[-1][0], at.first + run.start
+        if len(run.ranges) > 1 or (key < sink and row + run.size - key > window):
+            return None
+        skipped = key - row + window
+        return _band(window, block, dtype)[: run.size, skipped : skipped + run.ranges[-1][1]]
+
     name = "causal" if isinstance(rule, Causal) else "window"
     relative = sink == 0 or reach is None
-    return make_plan(name, blocks, ranges, band=band, relative=relative)
+    narrow = isinstance(rule, Window) and window <= WIDEST_READY
+    return make_plan(name, blocks, ranges, band=band, relative=relative, ready=ready if narrow else None)
+
+
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)
+def _band(window: int, rows: int, dtype: torch.dtype) -> torch.Tensor:
+    """Additive mask [rows, window + rows]: row r sees columns r + 1 .. r + window. All blocks are slices of it."""
+    column, row = torch.arange(window + rows), torch.arange(rows)[:, None]
+    return torch.zeros(rows, window + rows, dtype=dtype).masked_fill(
+        (column <= row) | (column > row + window), -torch.inf
+    )
 
 
 def prefix_plan(rule: Permuted, at: Geometry, block: int, slots: torch.Tensor) -> Plan:
