@@ -257,7 +257,7 @@ class Call:
         first: tokens at the start of each row that stay. last: tokens up to and with itself that a query sees. A layer
         with a window of its own limits its cache itself and is left alone; without a cache nothing happens.
         """
-        if self.site.kind == "full":
+        if self.pattern.kind == "causal":
             slack = min(self.forward.q_len - 1, DRAFT)
             wanted = eviction.Request(self.layer, first, last, slack, self.spans, self.stats)
             eviction.request(self.forward, wanted)

@@ -152,7 +152,8 @@ class SinkWindowLayer(DynamicLayer):
 
     def require(self, rule: object, layer: int) -> None:
         """Raise UnsupportedCallError if `rule` may look at a dropped key."""
-        if not isinstance(rule, Window) or rule.window > self.last or rule.sink > self.first:
+        within = isinstance(rule, Window) and rule.window <= self.last and rule.sink <= self.first
+        if not within or rule.reach is not None:  # a distance to a sink is another one here
             raise UnsupportedCallError(
                 f"layer {layer} holds the first {self.first} and the last {self.last} tokens in its cache "
                 f"(evict=True), which {rule} may look beyond. Start with a new cache, or {FIX} in the method "

@@ -159,6 +159,8 @@ def _describe(name: str, module: nn.Module, config, implementation: str) -> Site
     types = getattr(config, "layer_types", None)
     declared = types[layer] if types is not None and layer < len(types) else None
     window = getattr(module, "sliding_window", None)
+    if declared is None and window is None:
+        window = getattr(config, "sliding_window", None)  # one window for all layers, as transformers' caches take it
     if declared == "chunked_attention":
         kind, window = "chunked", getattr(config, "attention_chunk_size", None)
     elif declared == "sliding_attention" or (declared is None and window is not None):

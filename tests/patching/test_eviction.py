@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 import attnpatch
 from attnpatch import UnsupportedCallError
+from attnpatch.kernels import Causal
 from attnpatch.patching.sink_cache import DRAFT, Layout, SinkWindowLayer
 from tests import zoo
 from tests.snapshots import generated_logits, structure
@@ -55,8 +56,8 @@ def close(one: torch.Tensor, two: torch.Tensor) -> bool:
 def run(model, evict: bool, inputs: dict, steps: int = 8, **options):
     """Sequences, logits `[tokens, B, V]`, cache and report of a greedy generation under the patch."""
     with sliding(model, evict) as patch, patch.prompt(inputs["input_ids"].shape[1]):
-        cache = options.pop("past_key_values", None) or DynamicCache(config=model.config)
-        options |= {"max_new_tokens": steps, "min_new_tokens": steps, "past_key_values": cache}
+        cache = options.setdefault("past_key_values", DynamicCache(config=model.config))
+        options |= {"max_new_tokens": steps, "min_new_tokens": steps}
         return *generated_logits(model, inputs, **options), cache, patch.report()
 
 
@@ -226,6 +227,15 @@ def test_a_cache_without_a_config_grows_layer_by_layer():
     assert torch.equal(tokens, again)
     assert close(logits, found)
     assert {type(layer) for layer in cache.layers} == {SinkWindowLayer}
+
+
+def test_layers_with_a_window_of_their_own_are_left_alone():
+    tokens, logits, _, _ = masked_run("mistral", "alone")
+    again, found, cache, report = run(zoo.build("mistral"), True, INPUTS["alone"], past_key_values=DynamicCache())
+    assert {site.kind for site in report.sites} == {"sliding"}
+    assert torch.equal(tokens, again)
+    assert close(logits, found)
+    assert {type(layer) for layer in cache.layers} == {DynamicLayer}
 
 
 def test_prompts_back_to_back_and_a_cache_used_again():
@@ -453,6 +463,26 @@ def test_what_cannot_read_an_evicted_cache_refuses(how):
     following = attnpatch.apply(model, "stock") if how == "another method" else sliding(model, window=WINDOW + 1)
     with following, refused:
         step(model, token, cache)
+
+
+@pytest.mark.parametrize("reads", ["all keys", "key columns", "causal"])
+def test_a_method_that_reads_what_it_dropped_is_refused(reads):
+    class Careless(attnpatch.Method):
+        evicts = True
+
+        def attend(self, call, inner):
+            if reads == "key columns":
+                assert call.key_offset == 0
+            output = call.attend(Causal()) if reads == "causal" else inner(call)
+            call.evict(first=SINK, last=WINDOW)
+            return output
+
+    model = zoo.build("llama")
+    with attnpatch.apply(model, Careless()):
+        cache = DynamicCache(config=model.config)
+        step(model, prompt()["input_ids"], cache)
+        with pytest.raises(UnsupportedCallError, match="dropped"):
+            step(model, prompt(1)["input_ids"], cache)
 
 
 def test_a_patch_removed_between_the_announcement_and_the_update():
