@@ -6,10 +6,10 @@ from typing import Any
 
 from attnpatch.evaluation.cells import OK
 from attnpatch.evaluation.errors import UsageError
-from attnpatch.evaluation.metrics import METRICS
 from attnpatch.evaluation.results import Results
 from attnpatch.evaluation.summary import Row, averaged, paired_delta
 from attnpatch.evaluation.tables import markdown_table
+from attnpatch.evaluation.task_metrics import metric_of
 
 
 def compare_markdown(first: Results, second: Results) -> str:
@@ -43,13 +43,15 @@ def _about(results: Results) -> str:
 def _line(a: Row, b: Row, first: Results, second: Results) -> list[str]:
     group_a, group_b = _cells(first, a), _cells(second, b)
     interval = "documents differ"
-    if group_a[0]["task"]["documents"] == group_b[0]["task"]["documents"]:
-        delta = paired_delta(METRICS[a.metric], averaged(group_b, a.metric), averaged(group_a, a.metric))
+    if a.low is None or b.low is None:
+        interval = "no scores per document"
+    elif group_a[0]["task"]["documents"] == group_b[0]["task"]["documents"]:
+        delta = paired_delta(metric_of(group_a[0], a.metric), averaged(group_b, a.metric), averaged(group_a, a.metric))
         interval = f"{delta.low:+.3f} to {delta.high:+.3f}"
     return [
         a.method if a.budget is None else f"{a.method} @{a.budget}",
         a.task,
-        str(a.length),
+        "-" if a.length is None else str(a.length),
         a.metric,
         f"{a.value:.3f}",
         f"{b.value:.3f}",
@@ -67,7 +69,7 @@ def _keys(row: Row) -> str:
 def _cells(results: Results, row: Row) -> list[dict[str, Any]]:
     return [
         cell
-        for cell in results.cells
+        for cell in results.scored
         if cell["status"] == OK
         and (cell["method"]["label"], cell["budget"]["target"]) == (row.method, row.budget)
         and (cell["task"]["name"], cell["length"]) == (row.task, row.length)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from attnpatch.evaluation.summary import Row
+from attnpatch.evaluation.summary import Row, by_length, length_text
 
 if TYPE_CHECKING:
     from attnpatch.evaluation.results import Results
@@ -79,9 +79,10 @@ def short_tables(results: Results) -> list[ShortTable]:
     """Two tables per length: scores and cost."""
     model = str(results.run.get("model", {}).get("id", "model"))
     tables = []
-    for length in sorted({row.length for row in results.rows}):
+    for length in sorted({row.length for row in results.rows}, key=by_length):
         rows = [row for row in results.rows if row.length == length and row.metric not in DETAIL_ONLY]
-        tables += [_scores(f"{model}, {length} tokens", rows), _costs(f"Cost at {length} tokens", rows)]
+        text = length_text(length)
+        tables += [_scores(f"{model}, {text}", rows), _costs(f"Cost at {text}", rows)]
     return tables
 
 

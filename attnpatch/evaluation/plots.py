@@ -48,7 +48,7 @@ def _figure(width: float, height: float, rows: int, columns: int):
 
 def _budget(results: Results):
     """One panel per task and metric and length: value against measured mean visible keys."""
-    rows = [row for row in results.rows if row.metric not in DETAIL_ONLY and row.mean_keys is not None]
+    rows = [row for row in results.rows if row.metric not in DETAIL_ONLY and None not in (row.mean_keys, row.low)]
     panels = list(dict.fromkeys((row.length, row.task, row.metric) for row in rows))
     if not panels:
         return None
@@ -79,13 +79,13 @@ def _budget(results: Results):
                     linewidth=1.4,
                 )
         title = task_name(task, metric)
-        axis.set_title(f"{title}, {length} tokens" if several else title, fontsize=10)
+        axis.set_title(f"{title}, {length} tokens" if several and length else title, fontsize=10)
         if metric == "accuracy":
             axis.set_ylim(-0.03, 1.05)
-        elif max(row.value for row in own) > 4 * min(row.value for row in own):
+        elif max(row.value for row in own) > 4 * min(row.value for row in own) > 0:
             axis.set_yscale("log")
         # From 0, so that the distance between two budgets can be read as a ratio.
-        axis.set_xlim(0, 1.15 * max((row.mean_keys for row in own if row.method != "stock"), default=length))
+        axis.set_xlim(0, 1.15 * max((row.mean_keys for row in own if row.method != "stock"), default=length or 1))
         axis.grid(alpha=0.25)
         axis.tick_params(labelsize=8)
     for axis in axes.flat[len(panels) :]:

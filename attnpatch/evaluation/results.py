@@ -12,6 +12,7 @@ from typing import Any
 
 from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, without_nan, write_atomically
 from attnpatch.evaluation.errors import UsageError
+from attnpatch.evaluation.groups import group_cells
 from attnpatch.evaluation.summary import Row, rows
 
 SCHEMA = 1
@@ -31,8 +32,13 @@ class Results:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """One row per method, budget, task, length and metric, averaged over seeds."""
-        return rows(self.cells)
+        """One row per method, budget, task or group of tasks, length and metric, averaged over seeds."""
+        return rows(self.scored)
+
+    @cached_property
+    def scored(self) -> list[dict[str, Any]]:
+        """The cells, and one more for every group of tasks whose cells are all ok."""
+        return self.cells + group_cells(self.cells, self.run.get("groups") or [])
 
     def count(self, status: str) -> int:
         """Cells with this status: "ok", "skipped" or "error"."""

@@ -16,11 +16,17 @@ from attnpatch.evaluation.tasks.base import Document
 
 @dataclass
 class Outcome:
-    """One record per document, in order, and how long prefill and decode took."""
+    """One record per document, in order, and how long prefill and decode took.
+
+    scores: sums and weights per metric, where the task computes them itself. values: metrics of all documents
+    together that have no score per document.
+    """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     prefill: Meter = field(default_factory=Meter)
     decode: Meter = field(default_factory=Meter)
+    scores: dict[str, dict[str, Any]] | None = None
+    values: dict[str, float] = field(default_factory=dict)
 
 
 def batches(documents: list[Document], size: int) -> Iterator[list[Document]]:

@@ -8,8 +8,9 @@ from statistics import fmean, median
 from typing import Any
 
 from attnpatch.evaluation.cells import OK, digest
-from attnpatch.evaluation.metrics import METRICS, Metric
+from attnpatch.evaluation.metrics import Metric
 from attnpatch.evaluation.statistics import SMALL, Interval, mcnemar, standard_deviation
+from attnpatch.evaluation.task_metrics import lower_is_better, metric_of
 
 Columns = dict[str, list[float]]
 
@@ -18,7 +19,8 @@ Columns = dict[str, list[float]]
 class Row:
     """One line of the results.
 
-    value, low, high: over documents, scores averaged over seeds first. delta*: paired difference to stock on the same
+    length: None where documents are as long as they are. value, low, high: over documents, scores averaged over seeds
+    first; a metric without a score per document has no interval. delta*: paired difference to stock on the same
     documents. p: exact McNemar, for 0/1 scores of a single seed. sd: over seeds. mean_keys: measured, per prefill
     query. best: better than every other method at this budget, with paired intervals that exclude 0.
     """
@@ -27,12 +29,12 @@ class Row:
     budget: int | None
     config: dict[str, Any]
     task: str
-    length: int
+    length: int | None
     metric: str
     chance: float | None
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     delta: float | None
     delta_low: float | None
     delta_high: float | None
@@ -49,13 +51,13 @@ class Row:
     best: bool = False
 
     @property
-    def group(self) -> tuple[str, int | None, int]:
+    def group(self) -> tuple[str, int | None, int | None]:
         return self.method, self.budget, self.length
 
     @property
     def significant(self) -> bool:
         """The interval of the difference to stock excludes 0."""
-        return self.delta is not None and (self.delta_low > 0 or self.delta_high < 0)
+        return self.delta_low is not None and (self.delta_low > 0 or self.delta_high < 0)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,8 +72,18 @@ def rows(cells: Iterable[dict[str, Any]]) -> list[Row]:
     stock = {key[2:]: group for key, group in groups.items() if group[0]["method"]["name"] == "stock"}
     found = []
     for key, group in groups.items():
-        found += [_row(group, name, stock.get(key[2:])) for name in group[0]["scores"]]
+        found += [_row(group, name, stock.get(key[2:])) for name in group[0]["metrics"]]
     return _mark_best(found, groups)
+
+
+def by_length(length: int | None) -> tuple[bool, int]:
+    """Sort key: lengths ascending, documents of their own length last."""
+    return length is None, length or 0
+
+
+def length_text(length: int | None) -> str:
+    """`512 tokens`, for titles."""
+    return "documents of their own length" if length is None else f"{length} tokens"
 
 
 def _group(cell: dict[str, Any]) -> tuple:
@@ -87,10 +99,12 @@ def _group(cell: dict[str, Any]) -> tuple:
 
 
 def averaged(group: list[dict[str, Any]], name: str) -> Columns:
-    """Per-document sums, averaged over the cells (seeds) of a group; weights are the same in all of them."""
+    """Per-document sums and weights, averaged over the cells (seeds) of a group."""
     columns = [cell["scores"][name] for cell in group]
-    sums = [fmean(values) for values in zip(*(one["sums"] for one in columns), strict=True)]
-    return {"sums": sums, "weights": columns[0]["weights"]}
+    return {
+        part: [fmean(values) for values in zip(*(one[part] for one in columns), strict=True)]
+        for part in ("sums", "weights")
+    }
 
 
 def paired_delta(metric: Metric, columns: Columns, base: Columns) -> Interval:
@@ -98,15 +112,9 @@ def paired_delta(metric: Metric, columns: Columns, base: Columns) -> Interval:
 
 
 def _row(group: list[dict[str, Any]], name: str, stock: list[dict[str, Any]] | None) -> Row:
-    first, metric = group[0], METRICS[name]
-    columns = averaged(group, name)
-    interval = metric.interval(columns["sums"], columns["weights"])
-    delta = p = None
-    if stock is not None and stock is not group:
-        base = averaged(stock, name)
-        delta = paired_delta(metric, columns, base)
-        if metric.kind == "mean" and len(group) == 1:
-            p = mcnemar(_ratios(columns), _ratios(base))
+    first = group[0]
+    base = None if stock is group else stock
+    interval, delta, p = _compared(group, base, name) if name in first["scores"] else _bare(group, base, name)
     return Row(
         method=first["method"]["label"],
         budget=first["budget"]["target"],
@@ -134,17 +142,38 @@ def _row(group: list[dict[str, Any]], name: str, stock: list[dict[str, Any]] | N
     )
 
 
+def _compared(group, stock, name: str) -> tuple[Interval, Interval | None, float | None]:
+    """Value, difference to stock and McNemar's p, from scores per document."""
+    metric, columns = metric_of(group[0], name), averaged(group, name)
+    interval = metric.interval(columns["sums"], columns["weights"])
+    if stock is None or name not in stock[0]["scores"]:
+        return interval, None, None
+    base = averaged(stock, name)
+    paired = metric.kind == "mean" and len(group) == 1
+    p = mcnemar(*zip(*_ratios(columns, base), strict=True)) if paired else None
+    return interval, paired_delta(metric, columns, base), p
+
+
+def _bare(group, stock, name: str) -> tuple[Interval, Interval | None, None]:
+    """Value and difference of a metric that has no score per document, without intervals."""
+    value = fmean(cell["metrics"][name]["value"] for cell in group)
+    if stock is None or name not in stock[0]["metrics"]:
+        return Interval(value, None, None), None, None
+    base = fmean(cell["metrics"][name]["value"] for cell in stock)
+    return Interval(value, None, None), Interval(value - base, None, None), None
+
+
 def _mark_best(found: list[Row], groups: dict[tuple, list[dict[str, Any]]]) -> list[Row]:
     """Mark the best sparse method of a budget where it beats each rival by a paired interval that excludes 0."""
     rivals: dict[tuple, list[Row]] = {}
     for row in found:
-        if row.budget is not None:
+        if row.budget is not None and row.low is not None:
             rivals.setdefault((row.budget, row.task, row.length, row.metric), []).append(row)
     cells = {(*key[:2], key[3], key[4]): group for key, group in groups.items()}
     best = set()
     for (budget, task, length, name), competing in rivals.items():
-        metric = METRICS[name]
-        sign = -1 if metric.kind == "perplexity" else 1
+        metric = metric_of(cells[competing[0].method, budget, task, length][0], name)
+        sign = -1 if lower_is_better(metric) else 1
         lead = max(competing, key=lambda row: sign * row.value)
         own = averaged(cells[lead.method, budget, task, length], name)
         others = [row for row in competing if row is not lead]
@@ -154,8 +183,10 @@ def _mark_best(found: list[Row], groups: dict[tuple, list[dict[str, Any]]]) -> l
     return [Row(**{**asdict(row), "best": True}) if id(row) in best else row for row in found]
 
 
-def _ratios(columns: Columns) -> list[float]:
-    return [s / w for s, w in zip(columns["sums"], columns["weights"], strict=True)]
+def _ratios(columns: Columns, base: Columns) -> list[tuple[float, float]]:
+    """Both scores of every document that has both."""
+    sides = zip(columns["sums"], columns["weights"], base["sums"], base["weights"], strict=True)
+    return [(s / w, t / v) for s, w, t, v in sides if w > 0 and v > 0]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

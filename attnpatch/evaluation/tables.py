@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.cells import OK
 from attnpatch.evaluation.headline import Cell, ShortTable, short_tables
-from attnpatch.evaluation.summary import Row
+from attnpatch.evaluation.summary import Row, by_length, length_text
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -80,10 +80,10 @@ def _rich(table: ShortTable) -> RichTable:
 def summary_markdown(results: Results) -> str:
     """summary.md: how it was made, the headline, every task in detail, what did not run."""
     parts = ["# attnpatch evaluation", _header(results), headline_markdown(results).strip(), *notes(results)]
-    for length in sorted({row.length for row in results.rows}):
+    for length in sorted({row.length for row in results.rows}, key=by_length):
         rows = [row for row in results.rows if row.length == length]
         for task, metric in dict.fromkeys((row.task, row.metric) for row in rows):
-            parts += [f"## {task}, {metric.replace('_', ' ')}, {length} tokens", _about(results, task, length)]
+            parts += [f"## {task}, {metric.replace('_', ' ')}, {length_text(length)}", _about(results, task, length)]
             parts.append(_detail([row for row in rows if (row.task, row.metric) == (task, metric)]))
     problems = results.problems()
     if problems:
@@ -114,8 +114,8 @@ def _header(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _about(results: Results, task: str, length: int) -> str:
-    cell = next(c for c in results.cells if c["task"]["name"] == task and c["length"] == length and c["status"] == OK)
+def _about(results: Results, task: str, length: int | None) -> str:
+    cell = next(c for c in results.scored if c["task"]["name"] == task and c["length"] == length and c["status"] == OK)
     chance = cell["task"]["chance"]
     text = f"{cell['task']['description']}; {len(cell['documents'])} documents"
     text += f"; chance {chance:.3g}" if chance else ""
@@ -141,9 +141,9 @@ def _detail_line(row: Row) -> list[str]:
         row.method if row.budget is None else f"{row.method} @{row.budget}",
         "-" if row.mean_keys is None else f"{row.mean_keys:.1f}",
         f"**{row.value:.3f}**" if row.best else f"{row.value:.3f}",
-        f"{row.low:.3f} to {row.high:.3f}",
+        "-" if row.low is None else f"{row.low:.3f} to {row.high:.3f}",
         "-" if row.delta is None else f"{row.delta:+.3f}",
-        "-" if row.delta is None else f"{row.delta_low:+.3f} to {row.delta_high:+.3f}",
+        "-" if row.delta_low is None else f"{row.delta_low:+.3f} to {row.delta_high:+.3f}",
         "-" if row.p is None else f"{row.p:.2g}",
         "-" if row.sd is None else f"{row.sd:.3f} ({row.seeds})",
     ]
@@ -153,7 +153,7 @@ def _configs(results: Results) -> str:
     seen: dict[str, str] = {}
     for row in results.rows:
         name = row.method if row.budget is None else f"{row.method} @{row.budget}"
-        seen.setdefault(f"{name}, {row.length} tokens", json.dumps(row.config, sort_keys=True))
+        seen.setdefault(f"{name}, {length_text(row.length)}", json.dumps(row.config, sort_keys=True))
     return "\n".join(f"- {name}: `{config}`" for name, config in seen.items())
 
 
