@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from attnpatch.evaluation.metrics import METRICS
 from attnpatch.evaluation.summary import Row, by_length, length_text
 
 if TYPE_CHECKING:
@@ -94,7 +95,10 @@ def groups(rows: list[Row]) -> list[tuple[int | None, str]]:
 
 def task_name(task: str, metric: str) -> str:
     """The name of a column or panel."""
-    return SHORT.get(metric, task.replace("_decode", " (decode)"))
+    name = task.replace("_decode", " (decode)")
+    if metric in SHORT:
+        return SHORT[metric] if task.startswith("perplexity") else f"{name} {SHORT[metric]}"
+    return name if metric in METRICS else f"{name} {metric}"
 
 
 def _scores(title: str, rows: list[Row]) -> ShortTable:

@@ -47,6 +47,8 @@ class AttnPatchLM(HFLM):
         AttnPatchError: an unknown method, option or value; before any weights are loaded.
     """
 
+    silent = False  # True: none of lm-eval's own progress bars
+
     def __init__(
         self,
         pretrained,
@@ -119,12 +121,12 @@ class AttnPatchLM(HFLM):
             self._require_fit(len(context), len(continuation) - 1, "to score")
             groups.setdefault(self._group(len(context), len(continuation)), []).append(index)
         answers: list[tuple[float, bool] | None] = [None] * len(requests)
-        alone = len(groups) > 1  # one bar per group would be many
+        silent = disable_tqdm or self.silent or len(groups) > 1  # one bar per group would be many
         for key in sorted(groups, reverse=True, key=lambda length: length or 0):
             declared = self.patch.prompt(key) if self.scoring.loglikelihood == CONTEXT else nullcontext()
             with declared:
                 rows = [requests[index] for index in groups[key]]
-                found = super()._loglikelihood_tokens(rows, disable_tqdm or alone, override_bs)
+                found = super()._loglikelihood_tokens(rows, silent, override_bs)
             for index, answer in zip(groups[key], found, strict=True):
                 answers[index] = answer
         return answers

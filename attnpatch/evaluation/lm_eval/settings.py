@@ -19,7 +19,6 @@ class LmEvalSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     include_path: tuple[str, ...] = Field((), description="folders with task files of your own")
     num_fewshot: int | None = Field(None, ge=0, description="examples in the prompt; None: what each task says")
-    apply_chat_template: bool = Field(False, description="wrap prompts in the tokenizer's chat template")
     system_instruction: str | None = Field(None, description="system text in front of every prompt")
     gen_kwargs: str | dict[str, Any] | None = Field(
         None, description="generation arguments over the tasks' own: temperature=0,max_gen_toks=32, or a mapping"
