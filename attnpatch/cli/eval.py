@@ -105,8 +105,21 @@ def run(
     limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
     seeds: Annotated[list[int] | None, typer.Option(help="Seeds of random methods.", metavar="SEED...")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Documents per forward.")] = None,
+    generation_batch_size: Annotated[int | None, typer.Option(help="Prompts per generate, 1 if not given.")] = None,
     data_seed: Annotated[int | None, typer.Option(help="Seed of the documents.")] = None,
-    text_file: Annotated[str | None, typer.Option(help="Text for the perplexity task.")] = None,
+    depths: Annotated[
+        list[float] | None, typer.Option(help="Depths of the needle in percent: 0 25 50 75 100.", metavar="PERCENT...")
+    ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Put prompts of ruler_* tasks into the chat template.")
+    ] = False,
+    text_file: Annotated[str | None, typer.Option(help="Text for the perplexity tasks and RULER's haystack.")] = None,
+    haystack: Annotated[str | None, typer.Option(help="RULER's haystack: a text file or Hub data set.")] = None,
+    squad: Annotated[str | None, typer.Option(help="SQuAD for ruler_qa_squad: JSON file or Hub data set.")] = None,
+    hotpot: Annotated[
+        str | None, typer.Option(help="HotpotQA for ruler_qa_hotpot: JSON file or Hub data set.")
+    ] = None,
+    word_list: Annotated[str | None, typer.Option(help="RULER's words, one a line.")] = None,
     dtype: Annotated[str, typer.Option(help="auto (float32 on a CPU), float32, bfloat16 or float16.")] = "auto",
     device_map: Annotated[str | None, typer.Option(help="As in transformers, for example auto.")] = None,
     attn_implementation: Annotated[str | None, typer.Option(help="sdpa or eager.")] = None,
@@ -135,20 +148,23 @@ def run(
         from attnpatch.evaluation.evaluate import prepare
         from attnpatch.evaluation.loading import CheckpointSource, ModelRequest
         from attnpatch.evaluation.suites import checked, load_suite
+        from attnpatch.evaluation.tasks.options import TaskOptions
 
         values = load_suite(suite or "default")
         if methods and suite is None and not budgets:
             values.pop("budgets", None)
         given = {
             "model": model, "methods": methods, "budgets": budgets, "tasks": tasks, "lengths": lengths, "limit": limit,
-            "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed,
+            "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed, "depths": depths,
+            "generation_batch_size": generation_batch_size, "chat_template": chat_template or None,
         }  # fmt: skip
         values |= {key: value for key, value in given.items() if value not in (None, [])}
         if limit is not None and not tasks:  # a limit on the command line is meant for every task
             values["tasks"] = [one if isinstance(one, str) else one["name"] for one in values.get("tasks", [])]
         plan = checked(values)
         request = ModelRequest(plan.model, revision, dtype, device_map, attn_implementation, trust_remote_code)
-        prepared = prepare(plan, CheckpointSource(request), output_path, text_file)
+        files = TaskOptions(text_file, haystack, squad, hotpot, word_list)
+        prepared = prepare(plan, CheckpointSource(request), output_path, files)
         if dry_run:
             _show_plan(prepared)
             raise typer.Exit(0)
@@ -216,12 +232,13 @@ def list_(kind: Annotated[Kind, typer.Argument(help="methods, tasks or suites")]
 
             entries = {name: f"{cls.summary} [{cls.paper}]" for name, cls in methods().items()}
         elif kind is Kind.tasks:
-            from attnpatch.evaluation.tasks import known
+            from attnpatch.evaluation.tasks import GROUPS, known
 
             entries = {
                 name: "; ".join(f"{source}: {text}" for source, text in sources.items())
                 for name, sources in known().items()
             }
+            entries |= {name: text for name, (_, text) in GROUPS.items()}
         else:
             from attnpatch.evaluation.suites import load_suite, suite_names
 

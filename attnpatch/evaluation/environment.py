@@ -25,7 +25,7 @@ def code_hash() -> str:
     package = Path(attnpatch.__file__).parent
     here = Path(__file__).parent
     files = [path for folder in _CODE for path in sorted((package / folder).rglob("*.py"))]
-    files += [here / name for name in ("scoring.py", "decoding.py", "metrics.py", "speed.py")]
+    files += [here / name for name in ("scoring.py", "decoding.py", "generation.py", "metrics.py", "speed.py")]
     whole = hashlib.sha256()
     for path in files:
         whole.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -18,6 +18,7 @@ from attnpatch.evaluation.runner import Runner
 from attnpatch.evaluation.sizes import Size
 from attnpatch.evaluation.speed import process_peak
 from attnpatch.evaluation.suites import Suite, checked
+from attnpatch.evaluation.tasks.options import TaskOptions
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Prepared:
     def run(self, *, resume: bool = True, progress: Silent | None = None) -> Results:
         """Run what is missing and gather everything."""
         start = time.perf_counter()
-        runner = Runner(self.cells, self.source, self.store, resume=resume, batch_size=self.suite.batch_size)
+        runner = Runner(self.cells, self.source, self.store, resume=resume)
         with progress or Silent() as shown:
             cells = runner.run(shown)
         run = {
@@ -54,14 +55,14 @@ class Prepared:
         return Results(cells, run)
 
 
-def prepare(suite: Suite, source, output_path: str | Path | None, text_file: str | None = None) -> Prepared:
-    """Plan a suite for a model source; loads no weights.
+def prepare(suite: Suite, source, output_path: str | Path | None, options: TaskOptions | None = None) -> Prepared:
+    """Plan a suite for a model source; loads no weights. `options`: the files that tasks read.
 
     Raises:
-        UsageError: an unknown name or a value out of range.
+        UsageError: an unknown name, a value out of range, or a file that cannot be read.
     """
     store = CellStore(output_path) if output_path is not None else None
-    return Prepared(suite, source, Planner(suite, source, text_file).cells(), store)
+    return Prepared(suite, source, Planner(suite, source, options).cells(), store)
 
 
 def evaluate(
@@ -76,7 +77,14 @@ def evaluate(
     limit: int = 32,
     batch_size: int = 4,
     data_seed: int = 0,
+    generation_batch_size: int = 1,
+    depths: Sequence[float] = (),
+    chat_template: bool = False,
     text_file: str | Path | None = None,
+    haystack: str | Path | None = None,
+    squad: str | Path | None = None,
+    hotpot: str | Path | None = None,
+    word_list: str | Path | None = None,
     output_path: str | Path | None = None,
     resume: bool = True,
     progress: bool = False,
@@ -96,7 +104,12 @@ def evaluate(
         limit: documents per task.
         batch_size: documents per forward; methods that draw one permutation per batch depend on it.
         data_seed: seed of the documents.
-        text_file: replaces the stories of the perplexity task.
+        generation_batch_size: prompts per `generate`; those of different length are padded on the left.
+        depths: of the needle, in percent of the context, for tasks that place one; documents take them in turn.
+        chat_template: put prompts of tasks that generate into the tokenizer's chat template.
+        text_file: replaces the stories of the perplexity tasks, and is RULER's haystack if no other is given.
+        haystack, squad, hotpot: RULER's texts: a file, or a data set on the Hub.
+        word_list: a file with one word a line, in place of wonderwords, for RULER.
         output_path: folder for cells and results; cells found there are not computed again if `resume`.
         progress: show bars (or lines, off a terminal) on stderr.
 
@@ -116,11 +129,15 @@ def evaluate(
             "limit": limit,
             "batch_size": batch_size,
             "data_seed": data_seed,
+            "generation_batch_size": generation_batch_size,
+            "depths": list(depths),
+            "chat_template": chat_template,
             "model": model_name(model),
         }
     )
-    text = None if text_file is None else str(text_file)
-    prepared = prepare(suite, MemorySource(model, tokenizer), output_path, text)
+    files = {"text_file": text_file, "haystack": haystack, "squad": squad, "hotpot": hotpot, "word_list": word_list}
+    options = TaskOptions(**{name: None if path is None else str(path) for name, path in files.items()})
+    prepared = prepare(suite, MemorySource(model, tokenizer), output_path, options)
     results = prepared.run(resume=resume, progress=reporter(quiet=not progress))
     if output_path is not None:
         results.save(output_path)

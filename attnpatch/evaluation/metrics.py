@@ -11,6 +11,7 @@ import torch
 
 from attnpatch.evaluation.statistics import Interval, mean_interval, paired_mean, paired_ratio, ratio_interval
 from attnpatch.evaluation.tasks.base import Document, Task
+from attnpatch.evaluation.tasks.by_position import POSITIONS, SLICE
 
 BINS = 8  # of depth
 
@@ -19,16 +20,18 @@ BINS = 8  # of depth
 class Metric:
     """How per-document sums and weights become one number.
 
-    kind: "mean" (mean over documents of sum / weight) or "perplexity" (exp of the corpus ratio).
+    kind: "mean" (mean over documents of sum / weight) or "perplexity" (exp of the corpus ratio). scale: what the
+    mean is multiplied with.
     """
 
     name: str
     label: str
     kind: str
+    scale: float = 1.0
 
     def interval(self, sums: Sequence[float], weights: Sequence[float]) -> Interval:
         if self.kind == "mean":
-            return mean_interval([s / w for s, w in zip(sums, weights, strict=True)])
+            return mean_interval([s / w for s, w in zip(sums, weights, strict=True)]).scaled(self.scale)
         return ratio_interval(sums, weights, exponential=True)
 
     def delta(self, sums, weights, base_sums, base_weights) -> Interval:
@@ -36,7 +39,7 @@ class Metric:
         if self.kind == "mean":
             scores = [s / w for s, w in zip(sums, weights, strict=True)]
             baseline = [s / w for s, w in zip(base_sums, base_weights, strict=True)]
-            return paired_mean(scores, baseline)
+            return paired_mean(scores, baseline).scaled(self.scale)
         return paired_ratio(sums, weights, base_sums, base_weights, exponential=True)
 
 
@@ -47,6 +50,8 @@ METRICS = {
         Metric("candidate_accuracy", "accuracy among the values in the prompt", "mean"),
         Metric("perplexity", "perplexity", "perplexity"),
         Metric("long_range_perplexity", "perplexity of recurring names", "perplexity"),
+        Metric("string_match_all", "share of references found, 0 to 100", "mean", 100.0),
+        Metric("string_match_part", "any reference found, 0 to 100", "mean", 100.0),
     )
 }
 
@@ -86,6 +91,9 @@ def record(document: Document, logits: torch.Tensor) -> dict[str, Any]:
 
 def scores(task: Task, records: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """`{metric: {"sums": [...], "weights": [...]}}`, one entry per document."""
+    if task.metric.startswith("string_match"):
+        hits = [one["hits"] for one in records]
+        return {task.metric: {"sums": [sum(one) for one in hits], "weights": [len(one) for one in hits]}}
     tokens = [one["tokens"] for one in records]
     if task.metric == "perplexity":
         found = {"perplexity": {"sums": [one["nll"] for one in records], "weights": tokens}}
@@ -105,12 +113,36 @@ def scores(task: Task, records: list[dict[str, Any]]) -> dict[str, dict[str, lis
     return found
 
 
+def depth_bin(depth: float) -> int:
+    """The bin of a depth; 0 is the start of the context."""
+    return min(BINS - 1, max(0, int(depth * BINS)))
+
+
 def by_depth(records: list[dict[str, Any]]) -> dict[str, list[int]] | None:
-    """Correct answers and answers per bin of depth (0 = start of the context); None if the task has no depth."""
+    """Correct answers and answers per bin of depth; None if the task has no depth."""
     correct, total = [0] * BINS, [0] * BINS
     for one in records:
         for depth, hit in zip(one.get("depth", ()), one.get("hits", ()), strict=False):
-            place = min(BINS - 1, max(0, int(depth * BINS)))
-            total[place] += 1
-            correct[place] += hit
+            total[depth_bin(depth)] += 1
+            correct[depth_bin(depth)] += hit
     return {"correct": correct, "total": total} if any(total) else None
+
+
+def reach_by_depth(records: list[dict[str, Any]], reached: list[int] | None) -> dict[str, list[int]] | None:
+    """Documents whose fact the mask lets through to the question, and documents, per bin of depth; None if unknown."""
+    if reached is None:
+        return None
+    inside, total = [0] * BINS, [0] * BINS
+    for one, hit in zip(records, reached, strict=True):
+        one["reach"] = hit
+        total[depth_bin(one["depth"][0])] += 1
+        inside[depth_bin(one["depth"][0])] += hit
+    return {"reached": inside, "total": total}
+
+
+def by_position(records: list[dict[str, Any]]) -> dict[str, list[float]] | None:
+    """Summed negative log-likelihood and tokens per bin of positions; None if the task is not scored by position."""
+    names = [SLICE.format(index) for index in range(POSITIONS)]
+    if not records or any(name not in one for one in records for name in names):
+        return None
+    return {what: [math.fsum(one[name][what] for one in records) for name in names] for what in ("nll", "tokens")}

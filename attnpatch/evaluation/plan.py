@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnpatch.evaluation import tasks
@@ -51,9 +51,12 @@ class PlannedCell:
 class Planner:
     """Builds the cells of a suite for one model."""
 
-    def __init__(self, suite: Suite, source, text_file: str | None = None) -> None:
+    def __init__(self, suite: Suite, source, options: tasks.TaskOptions | None = None) -> None:
         self.suite, self.source = suite, source
-        self.tasks = tasks.available(source.tokenizer, text_file)
+        options = replace(
+            options or tasks.TaskOptions(), depths=tuple(suite.depths), chat_template=suite.chat_template
+        )
+        self.tasks = tasks.available(source.tokenizer, options)
         text_config = source.config.get_text_config(decoder=True)
         self.longest = getattr(text_config, "max_position_embeddings", None)
         heads = getattr(text_config, "num_attention_heads", None) or 1
@@ -104,10 +107,14 @@ class Planner:
             "seed": seed,
             "data_seed": self.suite.data_seed,
             "limit": limit,
-            "batch_size": self.suite.batch_size,
+            "batch_size": self._batch_size(task),
             "versions": versions(),
         }
         return PlannedCell(method, config, target, choice.name, task, length, seed, documents, fields, skip)
+
+    def _batch_size(self, task: tasks.Task | None) -> int:
+        generates = task is not None and task.mode == "generate"
+        return self.suite.generation_batch_size if generates else self.suite.batch_size
 
     def _documents_of(self, task: tasks.Task, length: int, limit: int) -> tuple[list[tasks.Document], str]:
         if self.longest is not None and length > self.longest:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import attnpatch
-from attnpatch.evaluation import metrics
+from attnpatch.evaluation import metrics, reaching
 from attnpatch.evaluation.budget import dense_mean
 from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, CellStore, without_nan
 from attnpatch.evaluation.decoding import score_decode
@@ -35,9 +35,8 @@ class Runner:
         unpatched: True if the model answered bit for bit the same before and after, None if nothing had to run.
     """
 
-    def __init__(self, planned: list[PlannedCell], source, store: CellStore | None, *, resume: bool, batch_size: int):
-        self.planned, self.source, self.store = planned, source, store
-        self.resume, self.batch_size = resume, batch_size
+    def __init__(self, planned: list[PlannedCell], source, store: CellStore | None, *, resume: bool):
+        self.planned, self.source, self.store, self.resume = planned, source, store, resume
         self.cells: list[dict[str, Any]] = []
         self.unpatched: bool | None = None
         self.reused = 0
@@ -108,8 +107,13 @@ class Runner:
     def _measure(self, model, cell: PlannedCell, progress: Silent, result: dict[str, Any]) -> list[dict[str, Any]]:
         reset_cuda_peak()
         with attnpatch.apply(model, cell.method.name, **cell.config) as patch:
-            outcome: Outcome = SCORERS[cell.task.mode](model, cell.documents, self.batch_size, progress.advance)
+            score = cell.task.scorer or SCORERS[cell.task.mode]
+            batch_size = cell.fields["batch_size"]
+            outcome: Outcome = score(model, cell.documents, batch_size, progress.advance)
             report = patch.report()
+            if cell.task.name in reaching.TASKS:
+                reached = reaching.document_reach(model, patch.methods[0], cell.documents, batch_size)
+                result["reach"] = metrics.reach_by_depth(outcome.records, reached)
         if not report.calls:
             raise RuntimeError("the patch was never called, so these would be stock numbers; this is a bug, report it")
         result["metrics"] = {}
@@ -119,6 +123,7 @@ class Runner:
             result["metrics"][name] = {"value": interval.value, "low": interval.low, "high": interval.high}
         result["documents"] = [one["id"] for one in outcome.records]
         result["depth"] = metrics.by_depth(outcome.records)
+        result["positions"] = metrics.by_position(outcome.records)
         result["budget"].update(mean_keys=report.mean_keys, decode_mean_keys=report.decode_mean_keys)
         result["speed"] = {"prefill": outcome.prefill.to_dict(), "decode": outcome.decode.to_dict()}
         result["peak_memory"] = cuda_peak()
@@ -167,6 +172,8 @@ def _blank(cell: PlannedCell) -> dict[str, Any]:
         "scores": {},
         "documents": [],
         "depth": None,
+        "positions": None,
+        "reach": None,
         "speed": {"prefill": None, "decode": None},
         "peak_memory": None,
         "report": None,

@@ -22,6 +22,10 @@ class Interval:
     low: float
     high: float
 
+    def scaled(self, factor: float) -> Interval:
+        """The same in other units."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
+
     @property
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0

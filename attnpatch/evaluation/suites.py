@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -29,7 +29,8 @@ class Suite(BaseModel):
 
     methods: text (`sliding:window=256`), or mappings with name, options, label, match. budgets: mean visible keys per
     prefill query that every method without a window of its own is matched to, as tokens or `length/8`; none: methods
-    run as configured. seeds: for methods that draw at random. limit: documents per task.
+    run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the needle, in
+    percent, for tasks that place one. generation_batch_size, chat_template: for tasks that generate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,12 +44,22 @@ class Suite(BaseModel):
     seeds: list[int] = Field([0], min_length=1)
     limit: int = Field(32, ge=1)
     batch_size: int = Field(4, ge=1)
+    generation_batch_size: int = Field(1, ge=1)
+    depths: list[Annotated[float, Field(ge=0, le=100)]] = []
+    chat_template: bool = False
     data_seed: int = Field(0, ge=0)
 
     @field_validator("tasks", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        wanted = [{"name": one} if isinstance(one, str) else one for one in value]
+        return [
+            {**one, "name": name} if isinstance(one, dict) else one
+            for one in wanted
+            for name in tasks.expand(one.get("name") if isinstance(one, dict) else one)
+        ]
 
     @field_validator("lengths", mode="before")
     @classmethod

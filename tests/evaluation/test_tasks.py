@@ -87,7 +87,7 @@ def test_sandbox_needles_cover_all_depths(sandbox_tokenizer):
 
 def test_sandbox_and_text_are_told_apart(sandbox_tokenizer):
     assert {task.source for task in tasks.available(sandbox_tokenizer).values()} == {"sandbox"}
-    assert {task.source for task in tasks.available(byte_tokenizer()).values()} == {"text"}
+    assert {task.source for task in tasks.available(byte_tokenizer()).values()} == {"text", "ruler"}
     assert sandbox_tokenizer.get_vocab() == ID
 
 
@@ -108,7 +108,7 @@ def test_text_file(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("one two three four five six seven eight nine ten " * 20)
     tokenizer = byte_tokenizer()
-    task = tasks.available(tokenizer, path)["perplexity"]
+    task = tasks.available(tokenizer, tasks.TaskOptions(text_file=str(path)))["perplexity"]
     first, second = task.documents(300, 2, 0)
     assert tokenizer.decode(first.input_ids + second.input_ids) == path.read_text()[:600]
     assert first.answers == tuple(range(150, 300))
@@ -122,7 +122,7 @@ def test_bad_text_file(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match="--text-file"):
-        tasks.available(byte_tokenizer(), path)
+        tasks.available(byte_tokenizer(), tasks.TaskOptions(text_file=str(path)))
 
 
 def test_too_short_is_a_skip(any_tokenizer):

@@ -6,6 +6,7 @@ import hashlib
 from functools import partial
 
 from attnpatch.evaluation.errors import SkipCell
+from attnpatch.evaluation.generation import score_generate
 from attnpatch.evaluation.identity import tokenizer_fingerprint
 from attnpatch.evaluation.ruler import counting, questions, tracking
 from attnpatch.evaluation.ruler.build import Builder
@@ -37,6 +38,7 @@ def ruler_tasks(tokenizer, options: TaskOptions) -> dict[str, Task]:
             None,
             partial(_documents, builder, spec, material, options),
             mode="generate",
+            scorer=partial(score_generate, generation),
             generation=generation,
         )
     return found

@@ -6,35 +6,48 @@ To add tasks of another kind, return them from `available()`; a name unknown to 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from attnpatch.evaluation.errors import SkipCell, UsageError
+from attnpatch.evaluation.ruler import specs as ruler
+from attnpatch.evaluation.ruler.tasks import ruler_tasks
 from attnpatch.evaluation.tasks.base import Document, Task, documents_hash
+from attnpatch.evaluation.tasks.options import TaskOptions
 from attnpatch.evaluation.tasks.sandbox_tasks import sandbox_tasks, speaks_sandbox
 from attnpatch.evaluation.tasks.text_tasks import TEXT_TASKS, text_tasks
 from attnpatch.patching.errors import did_you_mean
 
-__all__ = ["Document", "Task", "available", "check_names", "documents_hash", "find", "known"]
+__all__ = ["Document", "Task", "TaskOptions", "available", "check_names", "documents_hash", "expand", "find", "known"]
 
 DECODE = "_decode"
-_NO_TAIL = ("perplexity", "local")  # nothing is asked at their end, so there is nothing to feed token by token
+# Nothing is asked at the end of the first three, so there is nothing to feed token by token; reach is the prefill's.
+_NO_DECODE = ("perplexity", "perplexity_by_position", "local", "passkey_grid")
+GROUPS = {
+    "ruler": (ruler.ALL, "RULER: all 13 ruler_* tasks"),
+    "ruler_offline": (ruler.OFFLINE, "the 6 ruler_* tasks that need no data"),
+}
 
 
 def known() -> dict[str, dict[str, str]]:
     """Every task name with the description of each source that has it: `{name: {source: description}}`."""
     names: dict[str, dict[str, str]] = {}
     for source, descriptions in (
-        ("sandbox", {name: task.description for name, task in sandbox_tasks().items()}),
+        ("sandbox", {name: task.description for name, task in sandbox_tasks(TaskOptions()).items()}),
         ("text", TEXT_TASKS),
+        ("ruler", {name: spec.description for name, spec in ruler.RULER_TASKS.items()}),
     ):
         for name, description in descriptions.items():
             names.setdefault(name, {})[source] = description
-            if name not in _NO_TAIL:
+            if source != "ruler" and name not in _NO_DECODE:
                 names.setdefault(name + DECODE, {})[source] = description + _decoded
     return names
 
 
 _decoded = "; the question is fed token by token over the cached context"
+
+
+def expand(name: str) -> tuple[str, ...]:
+    """The tasks behind a group's name; a task stands for itself."""
+    return GROUPS[name][0] if name in GROUPS else (name,)
 
 
 def check_names(names: list[str]) -> None:
@@ -43,28 +56,31 @@ def check_names(names: list[str]) -> None:
     for name in names:
         if name not in allowed:
             raise UsageError(
-                f"unknown task {name!r}.{did_you_mean(name, allowed)} Allowed: {', '.join(sorted(allowed))}."
+                f"unknown task {name!r}.{did_you_mean(name, [*GROUPS, *allowed])} Allowed: "
+                f"{', '.join(sorted([*GROUPS, *allowed]))}."
             )
 
 
-def available(tokenizer, text_file: str | Path | None = None) -> dict[str, Task]:
-    """The tasks for a tokenizer: the sandbox's own language if it speaks it, else plain text.
+def available(tokenizer, options: TaskOptions | None = None) -> dict[str, Task]:
+    """The tasks for a tokenizer: the sandbox's own language if it speaks it, else plain text and RULER.
 
     Raises:
-        UsageError: `text_file` cannot be read.
+        UsageError: the text file cannot be read.
     """
-    if speaks_sandbox(tokenizer):
-        tasks = sandbox_tasks()
-        if text_file is not None:
-            tasks["perplexity"] = text_tasks(tokenizer, text_file)["perplexity"]
+    sandbox, options = speaks_sandbox(tokenizer), options or TaskOptions()
+    if sandbox:
+        tasks = sandbox_tasks(options)
+        if options.text_file is not None:
+            own_text = text_tasks(tokenizer, options)
+            tasks |= {name: own_text[name] for name in ("perplexity", "perplexity_by_position")}
     else:
-        tasks = text_tasks(tokenizer, text_file)
+        tasks = text_tasks(tokenizer, options)
     decoded = {
         name + DECODE: replace(task, name=name + DECODE, description=task.description + _decoded, mode="decode")
         for name, task in tasks.items()
-        if name not in _NO_TAIL
+        if name not in _NO_DECODE
     }
-    return {**tasks, **decoded}
+    return {**tasks, **decoded, **({} if sandbox else ruler_tasks(tokenizer, options))}
 
 
 def find(tasks: dict[str, Task], name: str) -> Task:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEPTHS = 8  # needle documents are spread evenly over this many depths where none are given
+
 
 @dataclass(frozen=True)
 class TaskOptions:
     """Texts and prompts.
 
     Attributes:
-        text_file: running text; replaces the built-in stories of the perplexity tasks.
+        text_file: a file with running text; replaces the built-in stories of the perplexity tasks.
         haystack: running text for RULER's essays, a file or a data set on the Hub; `text_file` if not given.
         squad, hotpot: SQuAD and HotpotQA, the official JSON file or a data set on the Hub.
         word_list: a file with one word a line, for RULER; the lists of wonderwords if not given.

@@ -68,8 +68,8 @@ def _add(ids: list[int], answers: list[int], piece: Piece) -> int:
     return start
 
 
-def needles(rng: Random, language: Language, length: int, *, index: int, count: int = 1):
-    """`count` facts `The code of K is V.` in filler; the tail asks all of them."""
+def needles(rng: Random, language: Language, length: int, *, index: int, count: int = 1, depth: float | None = None):
+    """`count` facts `The code of K is V.` in filler, at `depth` (0 to 1) or anywhere; the tail asks all of them."""
     keys, values = _pairs(rng, language, count)
     facts = [_fact(language, k, v) for k, v in zip(keys, values, strict=True)]
     asked = rng.sample(range(count), count)
@@ -78,7 +78,6 @@ def needles(rng: Random, language: Language, length: int, *, index: int, count: 
         question = _question(language, keys[i], values[i])
         closing = language.piece(".") if i != asked[-1] else []
         tail.append(Piece([*question.ids, *closing], question.answers))
-    depth = (index % 8 + 0.5) / 8 if count == 1 else None
     ids, answers, starts, tail_starts = _weave(rng, language, length, facts, tail, depth=depth)
     where = [starts[i] for i in asked]
     meta = {
@@ -123,18 +122,18 @@ def copy(rng: Random, language: Language, length: int, *, index: int, words: int
     return _quoted(rng, language, length, fact, tail)
 
 
-def passkey(rng: Random, language: Language, length: int, *, index: int, digits: int = 5):
-    """`The pass key is 48213.` once, asked at the end; every token of the number is an answer."""
+def passkey(rng: Random, language: Language, length: int, *, index: int, digits: int = 5, depth: float | None = None):
+    """`The pass key is 48213.` once, at `depth` or anywhere, asked at the end; every token of the number counts."""
     if not language.speaks_english:
         raise ValueError("passkey needs a tokenizer that can write English and digits")
     number = language.encode(" " + "".join(rng.choice("0123456789") for _ in range(digits)))
     before = language.piece(" The pass key is")
     fact = Piece([*before, *number, *language.encode(".")])
     tail = Piece([*before, *number], list(range(len(before), len(before) + len(number))))
-    return _quoted(rng, language, length, fact, tail)
+    return _quoted(rng, language, length, fact, tail, depth)
 
 
-def _quoted(rng, language, length, fact: Piece, tail: Piece):
-    ids, answers, starts, tail_starts = _weave(rng, language, length, [fact], [tail])
+def _quoted(rng, language, length, fact: Piece, tail: Piece, depth: float | None = None):
+    ids, answers, starts, tail_starts = _weave(rng, language, length, [fact], [tail], depth=depth)
     gap = tail_starts[0] - starts[0]
     return ids, answers, {"depth": starts[0] / max(1, tail_starts[0]), "gap": gap}
