@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 import attnpatch
 from attnpatch import UnsupportedCallError
-from attnpatch.kernels import Causal
+from attnpatch.kernels import Causal, Window
 from attnpatch.patching.sink_cache import DRAFT, Layout, SinkWindowLayer
 from tests import zoo
 from tests.snapshots import generated_logits, structure
@@ -465,15 +465,16 @@ def test_what_cannot_read_an_evicted_cache_refuses(how):
         step(model, token, cache)
 
 
-@pytest.mark.parametrize("reads", ["all keys", "key columns", "causal"])
+@pytest.mark.parametrize("reads", ["all keys", "key columns", "causal", "reach"])
 def test_a_method_that_reads_what_it_dropped_is_refused(reads):
     class Careless(attnpatch.Method):
         evicts = True
 
         def attend(self, call, inner):
+            rules = {"causal": Causal(), "key columns": Window(3), "reach": Window(3, reach=4)}
             if reads == "key columns":
                 assert call.key_offset == 0
-            output = call.attend(Causal()) if reads == "causal" else inner(call)
+            output = call.attend(rules[reads]) if reads in rules else inner(call)
             call.evict(first=SINK, last=WINDOW)
             return output
 
@@ -481,7 +482,7 @@ def test_a_method_that_reads_what_it_dropped_is_refused(reads):
     with attnpatch.apply(model, Careless()):
         cache = DynamicCache(config=model.config)
         step(model, prompt()["input_ids"], cache)
-        with pytest.raises(UnsupportedCallError, match="dropped"):
+        with pytest.raises(UnsupportedCallError, match=r"dropped|look beyond"):
             step(model, prompt(1)["input_ids"], cache)
 
 
