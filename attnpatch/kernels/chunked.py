@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import torch
 
+from .decode import decode
+from .merge import merge
 from .plan import Plan, Run
-from .softmax import block_attention, needs_grad
+from .softmax import block_attention, fast_lse, needs_grad
 
 # Query rows per block: few rows score few hidden keys, many rows run at a higher rate. Measured optima.
 BLOCK = 192
 PERMUTED_BLOCK = 128
 # Fold blocks until this many (head, block) units share a call; masks of their own stay below MASK_CELLS per call.
 UNITS = 64
+# Up to this many rows, the group of a GQA head is folded into them.
+FEW_ROWS = 16
 MASK_CELLS = 1 << 20
 
 
@@ -37,18 +41,42 @@ def run_plan(
         # Rows of the batch are as good as blocks for filling a call, and need no mask each.
         parts = [(run, slice(0, batch))] if batch == 1 else _split(run, batch)
         for part, members in parts:
-            mask = _mask(plan, part, q, masks)
-            output, lse = block_attention(
-                _view(q[members], [(part.start, part.size, part.step)], part.count),
-                _view(k[members], part.ranges, part.count),
-                _view(v[members], part.ranges, part.count),
-                mask,
-                scale,
-                want_lse=want_lse,
-                may_be_empty=plan.may_be_empty,
-            )
+            block = (q[members], k[members], v[members])
+            apart = plan.sinks and len(part.ranges) == 2 and fast_lse(q, k, v)
+            work = _with_sinks if apart else _score
+            output, lse = work(plan, part, *block, scale, want_lse, masks)
             result.put(part, members, output, lse)
     return result.finish()
+
+
+def _score(plan: Plan, run: Run, q, k, v, scale: float, want_lse: bool, masks: dict):
+    """All blocks of a run in one call: output [B | count, H, size, D] and lse."""
+    attention = decode if run.size <= FEW_ROWS else block_attention
+    return attention(
+        _view(q, [(run.start, run.size, run.step)], run.count),
+        _view(k, run.ranges, run.count),
+        _view(v, run.ranges, run.count),
+        mask=_mask(plan, run, q, masks),
+        scale=scale,
+        want_lse=want_lse,
+        may_be_empty=plan.may_be_empty,
+    )
+
+
+def _with_sinks(plan: Plan, run: Run, q, k, v, scale: float, want_lse: bool, masks: dict):
+    """`_score` for blocks whose first range is seen by all their rows: attention sinks.
+
+    Scoring the sinks apart and merging costs a tenth of copying every block's keys behind them.
+    """
+    moving = Run(run.start, run.size, run.step, run.count, run.ranges[1:])
+    low, width, _ = run.ranges[0]
+    rows = _view(q, [(run.start, run.size, run.step)], run.count)
+    sinks = [x.narrow(2, low, width) for x in (k, v)]
+    if run.count > 1:
+        sinks = [x.expand(run.count, -1, -1, -1) for x in sinks]
+    first = _score(plan, moving, q, k, v, scale, True, masks)
+    output, lse = merge(first, decode(rows, *sinks, scale=scale, want_lse=True))
+    return output, lse if want_lse else None
 
 
 def _split(run: Run, batch: int) -> list[tuple[Run, slice]]:

@@ -52,6 +52,7 @@ class Plan:
     Token rule, on processing-order indices: pair (a, b) counts if band(a, b) and k_pos[b] <= q_limit[a]; either
     half may be absent. `relative`: band looks the same in all blocks of a run, so they share its mask.
     ready: a mask for a run that is cheaper than evaluating band, or None where it has none.
+    sinks: in blocks of two ranges, every row sees all of the first one.
     may_be_empty: some rows may see no key at all (the plan is one part of a merge).
     """
 
@@ -61,6 +62,7 @@ class Plan:
     ranges: tuple[tuple[int, int], ...]
     band: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = field(default=None, compare=False)
     relative: bool = False
+    sinks: bool = False
     ready: Callable[[Run, torch.dtype], torch.Tensor | None] | None = field(default=None, compare=False)
     q_limit: torch.Tensor | None = field(default=None, compare=False)
     k_pos: torch.Tensor | None = field(default=None, compare=False)

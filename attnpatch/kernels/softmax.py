@@ -17,6 +17,11 @@ def needs_grad(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
+def fast_lse(*tensors: torch.Tensor) -> bool:
+    """Is there a fused operator that returns the lse of these tensors? It knows no gradient of the lse."""
+    return _FLASH is not None and tensors[0].device.type == "cpu" and not needs_grad(*tensors)
+
+
 def block_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -39,7 +44,7 @@ def block_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
         )
         return output, None
-    if _FLASH is not None and q.device.type == "cpu" and not needs_grad(q, k, v):
+    if fast_lse(q, k, v):
         output, lse = _FLASH(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
         if may_be_empty and mask is not None:
             lse = lse.masked_fill(torch.isneginf(mask).all(-1), -torch.inf)

@@ -16,11 +16,8 @@ WIDEST_READY = 8192
 
 def window_plan(rule: Causal | Window, at: Geometry, block: int) -> Plan:
     """Blocks of `block` query rows, each with the keys of its window and the sinks: O(n w)."""
-    window = at.n if isinstance(rule, Causal) else rule.window
-    sink = 0 if isinstance(rule, Causal) else rule.sink
-    reach = None if isinstance(rule, Causal) else rule.reach
-    if reach is not None:
-        window = min(window, reach)
+    window, sink, reach = (at.n, 0, None) if isinstance(rule, Causal) else (rule.window, rule.sink, rule.reach)
+    window = window if reach is None else min(window, reach)
     blocks = even_blocks(at.last - at.first, block)
     ranges = []
     for start, stop in blocks:
@@ -42,10 +39,11 @@ def window_plan(rule: Causal | Window, at: Geometry, block: int) -> Plan:
         skipped = key - row + window
         return _band(window, block, dtype)[: run.size, skipped : skipped + run.ranges[-1][1]]
 
-    name = "causal" if isinstance(rule, Causal) else "window"
-    relative = sink == 0 or reach is None
-    narrow = isinstance(rule, Window) and window <= WIDEST_READY
-    return make_plan(name, blocks, ranges, band=band, relative=relative, ready=ready if narrow else None)
+    seen_by_all = sink == 0 or reach is None
+    options = {"band": band, "relative": seen_by_all, "sinks": seen_by_all}
+    if isinstance(rule, Causal):
+        return make_plan("causal", blocks, ranges, **options)
+    return make_plan("window", blocks, ranges, **options, ready=ready if window <= WIDEST_READY else None)
 
 
 @lru_cache(maxsize=4)
