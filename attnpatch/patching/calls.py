@@ -10,12 +10,12 @@ import torch
 from attnpatch import kernels
 from attnpatch.kernels import Causal, Window
 from attnpatch.patching import eviction
+from attnpatch.patching.budget import SiteStats, Tally
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
 from attnpatch.patching.sink_cache import DRAFT, FIX
 
 if TYPE_CHECKING:
-    from attnpatch.patching.report import SiteStats
     from attnpatch.patching.sink_cache import SinkWindowLayer
     from attnpatch.patching.sites import Site
 
@@ -32,8 +32,8 @@ class Forward:
     """
 
     __slots__ = (
-        "batch", "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding", "pairs",
-        "q_len", "ready_mask", "spans_at", "state",
+        "batch", "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding",
+        "q_len", "ready_mask", "spans_at", "state", "tallies",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +51,7 @@ class Forward:
         self.held: dict[int, SinkWindowLayer] = {}
         self.evictions: list[eviction.Request] = []
         self.calls = 0
-        self.pairs: dict = {}
+        self.tallies: dict[tuple, Tally] = {}
         self.spans_at: dict = {}
 
     @property
@@ -299,18 +299,16 @@ class Call:
         """Add this call's visible pairs to the budget; `rule` None is the layer's own rule."""
         last = self.query.shape[2] if last is None else last
         memo = (self.end, rule if rule is not None else self.site.window, first, last)
-        found = self.forward.pairs.get(memo)
-        if found is None:
-            found = self.forward.pairs[memo] = self._pairs(rule, first, last)
-        self.stats.add(backend, *found, decode=self.forward.offset > 0)
+        tally = self.forward.tallies.get(memo)
+        if tally is None:
+            tally = self.forward.tallies[memo] = Tally(rule or self.own_rule, self._segments(rule, first, last))
+        self.stats.add(backend, tally, decode=self.forward.offset > 0)
 
-    def _pairs(self, rule, first: int, last: int) -> tuple[float, int]:
-        rule = rule or self.own_rule
-        spans = self._all_spans
-        pairs, queries = 0, 0
-        for start, stop in spans:
+    def _segments(self, rule, first: int, last: int) -> tuple[tuple[int, int, int], ...]:
+        """Each row's real query rows as (first, last, number of its tokens)."""
+        rows = []
+        for start, stop in self._all_spans:
             low, high = max(self.offset + first, start), min(self.offset + last, stop)
             if low < high:
-                pairs += rule.pairs(low - start, high - start, self._length(rule, (start, stop)))
-                queries += high - low
-        return pairs, queries
+                rows.append((low - start, high - start, self._length(rule, (start, stop))))
+        return tuple(rows)

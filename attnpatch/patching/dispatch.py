@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from attnpatch.patching.budget import SiteStats
 from attnpatch.patching.calls import Call, Forward, Inner
 from attnpatch.patching.masks import LazyMask, lazy_mask_for
 from attnpatch.patching.method import Method
-from attnpatch.patching.report import SiteStats
 from attnpatch.patching.sites import BASES, PREFIX, Site, host_function
 
 FORWARD_KEY = "attnpatch_forward"  # keyword that carries the Forward down to the attention function

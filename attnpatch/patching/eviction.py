@@ -17,8 +17,8 @@ from attnpatch.patching.errors import UnsupportedCallError, UnsupportedModelErro
 from attnpatch.patching.sink_cache import FIX, SinkWindowLayer, Spans
 
 if TYPE_CHECKING:
+    from attnpatch.patching.budget import SiteStats
     from attnpatch.patching.calls import Forward
-    from attnpatch.patching.report import SiteStats
 
 
 def check_config(config: object) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from attnpatch.patching.budget import SiteStats, mean_keys
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.install import Installation
 from attnpatch.patching.method import Method
-from attnpatch.patching.report import Report, SiteStats, describe_site, summarise
+from attnpatch.patching.report import Report, describe_site
 from attnpatch.patching.sites import Site
 
 
@@ -99,7 +100,7 @@ class Patch:
     def report(self) -> Report:
         """What is patched, what is skipped and why, how often each site ran, on which backend, at which budget."""
         stats = [stats for _, _, stats in self.placements()]
-        prefill, decode = summarise(stats)
+        prefill, decode = mean_keys(stats)
         sites = [
             describe_site(method.name, site, counters) for method, sites in self._placed for site, counters in sites
         ]

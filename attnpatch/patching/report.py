@@ -9,35 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
-class SiteStats:
-    """Counters of one method at one site."""
-
-    __slots__ = (
-        "backends", "cache_bytes_saved", "calls", "decode_pairs", "decode_queries", "prefill_pairs", "prefill_queries",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.calls = self.cache_bytes_saved = 0
-        self.backends: Counter[str] = Counter()
-        self.prefill_pairs = self.prefill_queries = self.decode_pairs = self.decode_queries = 0
-
-    def add(self, backend: str, pairs: float, queries: int, *, decode: bool) -> None:
-        """Count `queries` query rows that saw `pairs` keys in all, on `backend`."""
-        self.backends[backend] += 1
-        if decode:
-            self.decode_pairs += pairs
-            self.decode_queries += queries
-        else:
-            self.prefill_pairs += pairs
-            self.prefill_queries += queries
-
-
-def _mean(pairs: float, queries: int) -> float | None:
-    return pairs / queries if queries else None
+from attnpatch.patching.budget import SiteStats, mean_keys
 
 
 @dataclass(frozen=True)
@@ -131,16 +103,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}"
 
 
-def summarise(stats: list[SiteStats]) -> tuple[float | None, float | None]:
-    """Mean visible keys per query over all sites: (prefill, decode)."""
-    return (
-        _mean(sum(s.prefill_pairs for s in stats), sum(s.prefill_queries for s in stats)),
-        _mean(sum(s.decode_pairs for s in stats), sum(s.decode_queries for s in stats)),
-    )
-
-
 def describe_site(method: str, site, stats: SiteStats) -> SiteReport:
-    prefill, decode = summarise([stats])
+    prefill, decode = mean_keys([stats])
     return SiteReport(
         method, site.name, site.layer, site.kind, stats.calls, dict(stats.backends), prefill, decode,
         stats.cache_bytes_saved,

@@ -1,0 +1,75 @@
+"""The budget actually spent: visible (query, key) pairs, counted exactly and outside the forward."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from attnpatch.kernels import Rule
+
+_PENDING = 512  # tallies that a site keeps before it counts them
+
+
+class Tally:
+    """The query rows of one call under one rule; their pairs are counted when somebody asks.
+
+    segments: per batch row (first, last, n): query rows first..last-1 of n tokens.
+    """
+
+    __slots__ = ("_pairs", "queries", "rule", "segments")
+
+    def __init__(self, rule: Rule, segments: tuple[tuple[int, int, int], ...]) -> None:
+        self.rule = rule
+        self.segments = segments
+        self.queries = sum(last - first for first, last, _ in segments)
+        self._pairs: float | None = None
+
+    @property
+    def pairs(self) -> float:
+        """Visible (query, key) pairs; a mean over heads where these differ."""
+        if self._pairs is None:
+            same = Counter(self.segments)
+            self._pairs = sum(count * self.rule.pairs(*segment) for segment, count in same.items())
+        return self._pairs
+
+
+class SiteStats:
+    """Counters of one method at one site."""
+
+    __slots__ = ("_counted", "_pending", "backends", "cache_bytes_saved", "calls")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.calls = self.cache_bytes_saved = 0
+        self.backends: Counter[str] = Counter()
+        self._pending: list[tuple[Tally, bool]] = []
+        self._counted = {False: [0.0, 0], True: [0.0, 0]}
+
+    def add(self, backend: str, tally: Tally, *, decode: bool) -> None:
+        """One call that ran on `backend`."""
+        self.backends[backend] += 1
+        self._pending.append((tally, decode))
+        if len(self._pending) >= _PENDING:
+            self.pairs_and_queries(decode=decode)
+
+    def pairs_and_queries(self, *, decode: bool) -> tuple[float, int]:
+        """Visible pairs and query rows so far, of prefill or of decode."""
+        for tally, phase in self._pending:
+            counted = self._counted[phase]
+            counted[0] += tally.pairs
+            counted[1] += tally.queries
+        self._pending.clear()
+        return tuple(self._counted[decode])
+
+
+def mean_keys(stats: Iterable[SiteStats]) -> tuple[float | None, float | None]:
+    """Mean visible keys per query over all sites: (prefill, decode); None where nothing ran."""
+    stats = list(stats)
+    means = []
+    for decode in (False, True):
+        counts = [one.pairs_and_queries(decode=decode) for one in stats]
+        queries = sum(queries for _, queries in counts)
+        means.append(sum(pairs for pairs, _ in counts) / queries if queries else None)
+    return means[0], means[1]
