@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.metrics import METRICS
+from attnpatch.evaluation.ruler.specs import RULER_TASKS
 from attnpatch.evaluation.summary import Row, by_length, length_text
 
 if TYPE_CHECKING:
@@ -77,13 +78,15 @@ class ShortTable:
 
 
 def short_tables(results: Results) -> list[ShortTable]:
-    """Two tables per length: scores and cost."""
+    """Two tables per length: scores, without RULER's tasks, which have a table of their own, and cost."""
     model = str(results.run.get("model", {}).get("id", "model"))
     tables = []
     for length in sorted({row.length for row in results.rows}, key=by_length):
         rows = [row for row in results.rows if row.length == length and row.metric not in DETAIL_ONLY]
         text = length_text(length)
-        tables += [_scores(f"{model}, {text}", rows), _costs(f"Cost at {text}", rows)]
+        scored = [row for row in rows if row.task not in RULER_TASKS]
+        tables += [_scores(f"{model}, {text}", scored)] if scored else []
+        tables.append(_costs(f"Cost at {text}", rows, results.run.get("speed") or []))
     return tables
 
 
@@ -106,20 +109,21 @@ def _scores(title: str, rows: list[Row]) -> ShortTable:
     lines = []
     for budget, method in groups(rows):
         own = {(row.task, row.metric): row for row in rows if (row.budget, row.method) == (budget, method)}
-        keys = Cell(_keys([row.mean_keys for row in own.values()]))
-        lines.append(Line(method, budget, [keys, *(_score(own.get(task)) for task in tasks)]))
+        keys = Cell(keys_text([row.mean_keys for row in own.values()]))
+        lines.append(Line(method, budget, [keys, *(score_cell(own.get(task)) for task in tasks)]))
     return ShortTable(title, ["keys", *(task_name(*task) for task in tasks)], lines)
 
 
-def _costs(title: str, rows: list[Row]) -> ShortTable:
-    stock = [row for row in rows if row.delta is None]
+def _costs(title: str, rows: list[Row], measured: list[dict[str, Any]]) -> ShortTable:
+    """`measured`: from `measure_speed`. Without it the rates are those that cells noted in passing, without ratios."""
+    speed = {(one["method"], one["budget"]): one for one in measured if one["length"] == rows[0].length}
     columns = {
-        "keys": lambda own: _keys([row.mean_keys for row in own]),
-        "decode keys": lambda own: _keys([row.decode_mean_keys for row in own]),
-        "prefill tok/s": lambda own: _rate(own, "prefill_tokens_per_s"),
-        "of stock": lambda own: _share(own, stock, "prefill_tokens_per_s"),
-        "decode tok/s": lambda own: _rate(own, "decode_tokens_per_s"),
-        "of stock ": lambda own: _share(own, stock, "decode_tokens_per_s"),
+        "keys": lambda own: keys_text([row.mean_keys for row in own]),
+        "decode keys": lambda own: keys_text([row.decode_mean_keys for row in own]),
+        "prefill tok/s": lambda own: _rate(own, speed, "prefill_tokens_per_s"),
+        "of stock": lambda own: _share(own, speed, "prefill_of_stock"),
+        "decode tok/s": lambda own: _rate(own, speed, "decode_tokens_per_s"),
+        "of stock ": lambda own: _share(own, speed, "decode_of_stock"),
         "GPU peak": lambda own: _memory(own),
     }
     filled = []
@@ -132,31 +136,29 @@ def _costs(title: str, rows: list[Row]) -> ShortTable:
     return ShortTable(title, [names[i].strip() for i in used], lines)
 
 
-def _score(row: Row | None) -> Cell:
+def score_cell(row: Row | None) -> Cell:
     if row is None:
         return Cell("-")
     text = f"{row.value:.2f}" if row.value < 100 else f"{row.value:,.0f}"
     return Cell(text, row.best, row.significant)
 
 
-def _keys(values: list[float | None]) -> str:
+def keys_text(values: list[float | None]) -> str:
     present = [value for value in values if value is not None]
     return f"{median(present):.1f}" if present else "-"  # decode tasks prefill less, so not the mean
 
 
-def _median(rows: list[Row], name: str) -> float | None:
-    present = [getattr(row, name) for row in rows if getattr(row, name)]
-    return median(present) if present else None
-
-
-def _rate(rows: list[Row], name: str) -> str:
-    rate = _median(rows, name)
+def _rate(rows: list[Row], speed: dict, name: str) -> str:
+    rate = speed.get((rows[0].method, rows[0].budget), {}).get(name)
+    if not speed:
+        present = [getattr(row, name) for row in rows if getattr(row, name)]
+        rate = median(present) if present else None
     return "-" if rate is None else f"{rate:,.0f}"
 
 
-def _share(rows: list[Row], stock: list[Row], name: str) -> str:
-    rate, base = _median(rows, name), _median(stock, name)
-    return "-" if rate is None or base is None else f"{rate / base:.2f}"
+def _share(rows: list[Row], speed: dict, name: str) -> str:
+    share = speed.get((rows[0].method, rows[0].budget), {}).get(name)
+    return "-" if share is None else f"{share:.2f}"
 
 
 def _memory(rows: list[Row]) -> str:

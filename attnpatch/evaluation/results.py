@@ -13,6 +13,7 @@ from typing import Any
 from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, without_nan, write_atomically
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.groups import group_cells
+from attnpatch.evaluation.ruler import report as ruler
 from attnpatch.evaluation.summary import Row, rows
 
 SCHEMA = 1
@@ -70,6 +71,7 @@ class Results:
                 "run": self.run,
                 "counts": {status: self.count(status) for status in (OK, SKIPPED, ERROR)},
                 "summary": [row.to_dict() for row in self.rows],
+                **({"ruler": found} if (found := ruler.to_dict(self.rows)) else {}),
                 "cells": self.cells,
             }
         )

@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.cells import OK
+from attnpatch.evaluation.grids import REACH_NOTE, grid_tables
 from attnpatch.evaluation.headline import Cell, ShortTable, short_tables
+from attnpatch.evaluation.ruler import report as ruler
 from attnpatch.evaluation.summary import Row, by_length, length_text
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ LEGEND = (
     "names that only an earlier mention tells. keys: measured mean visible keys per prefill query. * differs from "
     "stock: the 95 % interval of the paired difference excludes 0. Bold: better than every other method at this "
     "budget by such intervals. (decode): the method prefills the context, then the question follows token by token "
-    "and sees the decode keys. Tokens/s: medians without warm-up."
+    "and sees the decode keys. Tokens/s: one prompt, medians "
+    "of rounds in which the methods take turns; of stock: stock's time over the method's."
 )
 SANDBOX = (
     "The sandbox model is tiny and was trained for this package: these numbers exercise mechanisms and do not predict "
@@ -30,7 +33,19 @@ SANDBOX = (
 def notes(results: Results) -> list[str]:
     """What one has to know to read the tables."""
     sandbox = str(results.run.get("model", {}).get("id", "")).startswith("sandbox:")
-    return [LEGEND, SANDBOX] if sandbox else [LEGEND]
+    tasks = {row.task for row in results.rows}
+    return [
+        LEGEND,
+        *([REACH_NOTE] if "passkey_grid" in tasks else []),
+        *(ruler.NOTES if ruler.ruler_rows(results.rows) else []),
+        *([SANDBOX] if sandbox else []),
+    ]
+
+
+def all_short_tables(results: Results) -> list[ShortTable]:
+    """Scores and cost, then RULER's tables, then those along the document."""
+    model = str(results.run.get("model", {}).get("id", "model"))
+    return [*short_tables(results), *ruler.ruler_tables(results.rows, model), *grid_tables(results.cells)]
 
 
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
@@ -42,7 +57,7 @@ def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
 def headline_markdown(results: Results) -> str:
     """The short tables alone, for a pipe."""
     parts = []
-    for table in short_tables(results):
+    for table in all_short_tables(results):
         lines = [[line.name, *(_markdown_cell(cell) for cell in line.cells)] for line in table.lines]
         parts.append(f"**{table.title}**\n\n{markdown_table(['method', *table.columns], lines)}")
     return "\n\n".join(parts or ["no cell is ok"]) + "\n"
@@ -55,7 +70,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 def rich_tables(results: Results, width: int = 120) -> list[RichTable]:
     """The short tables for a terminal of `width` columns; one that is too wide goes on in another."""
-    return [_rich(part) for table in short_tables(results) for part in table.split(width)]
+    return [_rich(part) for table in all_short_tables(results) for part in table.split(width)]
 
 
 def _rich(table: ShortTable) -> RichTable:
