@@ -245,6 +245,8 @@ def _notes(settings: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
         f"{shape['class']}, {depth}, hidden {shape['hidden_size']}, "
         f"{shape['num_attention_heads']}/{shape['num_key_value_heads']} heads, random weights, batch 1",
         f"{unit}; runs alternate, median of {settings['repeats']}; peak MiB is over what was in use before",
+        "decode: transformers' DynamicCache copies all keys and values at every step; both sides pay for that, unless "
+        "the method drops keys",
     ]
     if settings["max_logit_difference"] is not None:
         notes.append(

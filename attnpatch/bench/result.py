@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from string import Formatter
+from textwrap import fill
 from typing import Any
 
 from rich.console import Group
@@ -112,5 +113,5 @@ def _save_plot(result: Result, file: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     result.draw(axes, result.rows)
-    axes.set_title(result.title, fontsize=10)
+    axes.set_title(fill(result.title, 90), fontsize=10)
     figure.savefig(file, dpi=150)

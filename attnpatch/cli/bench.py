@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from attnpatch.bench.kernels import bench_kernels
 from attnpatch.bench.model import LENGTHS, bench_model
 from attnpatch.bench.overhead import LAYERS, bench_overhead
 from attnpatch.bench.result import Result, check_output, write
@@ -80,7 +81,6 @@ def kernels(
     json: JsonFlag = False,
 ) -> None:
     """Time every sparse kernel against dense attention, by length and window."""
-    from attnpatch.bench.kernels import bench_kernels
 
     def measure(progress: Callable[[int, int, str], None]) -> Result:
         return bench_kernels(

@@ -9,7 +9,7 @@ import typer
 from rich.markdown import Markdown
 
 from attnpatch import sandbox
-from attnpatch.cli.console import JsonFlag, examples, show, user_errors
+from attnpatch.cli.console import JsonFlag, console, examples, show, user_errors
 from attnpatch.patching.errors import AttnPatchError
 
 EXAMPLES = examples("attnpatch sandbox path text", "attnpatch sandbox card text")
@@ -76,7 +76,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the folder.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packaged model that is complete.")] = False,
 ) -> None:
-    """Train a model from scratch, seeded and resumable (text: about 40 minutes on one core)."""
+    """Train a model from scratch, seeded and resumable (text: up to 40 minutes on one core)."""
     packaged = sandbox.path(name)
     folder = output_dir or packaged
     finished = (folder / "model.safetensors").exists() and not (folder / "checkpoint.pt").exists()
@@ -86,6 +86,7 @@ def train(
         )
     from attnpatch.sandbox.text.train import train as train_text
 
-    done = train_text(folder, seed=seed, steps=steps, minutes=minutes, resume=resume)
+    bar = console().is_terminal
+    done = train_text(folder, seed=seed, steps=steps, minutes=minutes, resume=resume, progress=bar)
     state = "finished" if done.finished else "stopped, run the same command to go on"
     typer.echo(f"step {done.step}, {state}: {done.folder}")

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from attnpatch.bench import model, overhead
+from attnpatch.bench import kernels, model, overhead
 from attnpatch.bench.models import default_config
 from attnpatch.bench.result import Column, Result
 from attnpatch.cli.main import app
@@ -64,12 +64,9 @@ def test_examples_run(line, light, small_sandbox, tmp_path, monkeypatch):
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes or a network is replaced behind the command line; its arguments must still fit."""
-    for module, name in ((model, "bench_model"), (overhead, "bench_overhead")):
+    for module, name in ((kernels, "bench_kernels"), (model, "bench_model"), (overhead, "bench_overhead")):
         monkeypatch.setattr(f"attnpatch.cli.bench.{name}", stand_in(getattr(module, name)))
-    from attnpatch.bench import kernels
     from attnpatch.sandbox.text import train
-
-    monkeypatch.setattr(kernels, "bench_kernels", stand_in(kernels.bench_kernels))
 
     def trained(folder: Path, **options: Any) -> SimpleNamespace:
         inspect.signature(real_train).bind(folder, **options)

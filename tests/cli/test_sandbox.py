@@ -42,7 +42,7 @@ def test_train_one_step_then_go_on(attnpatch, tmp_path, tiny_model):
     first = attnpatch(*words, "--steps", "2", "--minutes", "1e-9")
     assert (first.exit_code, "run the same command to go on" in first.stdout) == (0, True), first.output
     second = attnpatch(*words, "--steps", "2")
-    assert "step 2, finished" in second.stdout
+    assert second.stdout == f"step 2, finished: {tmp_path / 'new'}\n"
     assert (tmp_path / "new" / "model.safetensors").is_file()
     refused(attnpatch(*words, "--steps", "2", "--seed", "1"), "seed")
 
@@ -60,7 +60,7 @@ def test_unknown_model(attnpatch, command):
 
 @pytest.fixture
 def tiny_model(monkeypatch):
-    """Training starts from a model small enough for a test."""
+    """Training starts from a model narrow enough for a test."""
     from attnpatch.sandbox.text import model, train
 
-    monkeypatch.setattr(train, "build_model", lambda seed: model.build_model(seed, layers=2, hidden=64))
+    monkeypatch.setattr(train, "build_model", lambda seed: model.build_model(seed, hidden=64))
