@@ -107,6 +107,9 @@ def run(
     batch_size: Annotated[int | None, typer.Option(help="Documents per forward.")] = None,
     generation_batch_size: Annotated[int | None, typer.Option(help="Prompts per generate, 1 if not given.")] = None,
     data_seed: Annotated[int | None, typer.Option(help="Seed of the documents.")] = None,
+    speed_rounds: Annotated[
+        int | None, typer.Option(help="Times each method is timed in turn with the others; 0: not at all.")
+    ] = None,
     depths: Annotated[
         list[float] | None, typer.Option(help="Depths of the needle in percent: 0 25 50 75 100.", metavar="PERCENT...")
     ] = None,
@@ -156,6 +159,7 @@ def run(
         given = {
             "model": model, "methods": methods, "budgets": budgets, "tasks": tasks, "lengths": lengths, "limit": limit,
             "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed, "depths": depths,
+            "speed_rounds": speed_rounds,
             "generation_batch_size": generation_batch_size, "chat_template": chat_template or None,
         }  # fmt: skip
         values |= {key: value for key, value in given.items() if value not in (None, [])}

@@ -72,6 +72,19 @@ class CellStore:
         complete = isinstance(cell, dict) and cell.get("key") == key and cell.get("status") == OK
         return cell if complete else None
 
+    def read_speed(self, key: str) -> list[dict[str, Any]] | None:
+        """The speed rows under this key, None if there are none."""
+        try:
+            found = json.loads((self.folder / "speed.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found["rows"] if isinstance(found, dict) and found.get("key") == key else None
+
+    def write_speed(self, key: str, rows: list[dict[str, Any]]) -> None:
+        """Keep the speed rows, those of the last run only."""
+        text = json.dumps({"key": key, "rows": without_nan(rows)}, indent=1, allow_nan=False)
+        write_atomically(self.folder / "speed.json", text + "\n")
+
     def write(self, cell: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         """Samples first, the cell last: a cell that exists is complete."""
         key = cell["key"]

@@ -33,7 +33,7 @@ class Prepared:
     def run(self, *, resume: bool = True, progress: Silent | None = None) -> Results:
         """Run what is missing and gather everything."""
         start = time.perf_counter()
-        runner = Runner(self.cells, self.source, self.store, resume=resume)
+        runner = Runner(self.cells, self.source, self.store, resume=resume, speed_rounds=self.suite.speed_rounds)
         with progress or Silent() as shown:
             cells = runner.run(shown)
         run = {
@@ -48,6 +48,7 @@ class Prepared:
             "versions": versions(),
             "machine": machine(),
             "unpatched": runner.unpatched,
+            "speed": runner.speed,
             "reused_cells": runner.reused,
             "seconds": round(time.perf_counter() - start, 1),
             "peak_rss_bytes": process_peak(),
@@ -77,6 +78,7 @@ def evaluate(
     limit: int = 32,
     batch_size: int = 4,
     data_seed: int = 0,
+    speed_rounds: int = 7,
     generation_batch_size: int = 1,
     depths: Sequence[float] = (),
     chat_template: bool = False,
@@ -104,6 +106,7 @@ def evaluate(
         limit: documents per task.
         batch_size: documents per forward; methods that draw one permutation per batch depend on it.
         data_seed: seed of the documents.
+        speed_rounds: times that each method is timed in alternation with the others; 0 leaves that out.
         generation_batch_size: prompts per `generate`; those of different length are padded on the left.
         depths: of the needle, in percent of the context, for tasks that place one; documents take them in turn.
         chat_template: put prompts of tasks that generate into the tokenizer's chat template.
@@ -129,6 +132,7 @@ def evaluate(
             "limit": limit,
             "batch_size": batch_size,
             "data_seed": data_seed,
+            "speed_rounds": speed_rounds,
             "generation_batch_size": generation_batch_size,
             "depths": list(depths),
             "chat_template": chat_template,

@@ -13,6 +13,7 @@ import torch
 
 import attnpatch
 from attnpatch.evaluation import metrics, reaching
+from attnpatch.evaluation.alternating import measure_speed, speed_key
 from attnpatch.evaluation.budget import dense_mean
 from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, CellStore, without_nan
 from attnpatch.evaluation.decoding import score_decode
@@ -33,10 +34,15 @@ class Runner:
     Attributes:
         cells: one result per planned cell, in order.
         unpatched: True if the model answered bit for bit the same before and after, None if nothing had to run.
+        speed: rows of `measure_speed`, None if not measured.
     """
 
-    def __init__(self, planned: list[PlannedCell], source, store: CellStore | None, *, resume: bool):
+    def __init__(
+        self, planned: list[PlannedCell], source, store: CellStore | None, *, resume: bool, speed_rounds: int = 0
+    ):
         self.planned, self.source, self.store, self.resume = planned, source, store, resume
+        self.speed_rounds = speed_rounds
+        self.speed: list[dict[str, Any]] | None = None
         self.cells: list[dict[str, Any]] = []
         self.unpatched: bool | None = None
         self.reused = 0
@@ -61,6 +67,7 @@ class Runner:
                 known[cell.key] = done = self._run_cell(model, cell, progress)
                 fresh.append(done)
                 progress.done(done["status"], done["reason"])
+            self._measure_speed(model, progress)
             if before is not None:
                 after = _fingerprint(model, runnable[0])
                 self.unpatched = after is not None and torch.equal(before, after)
@@ -68,6 +75,23 @@ class Runner:
             self._distrust(fresh)
         self.cells = [known[cell.key] for cell in self.planned]
         return self.cells
+
+    def _measure_speed(self, model, progress: Silent) -> None:
+        """Time the methods in alternation, or take the times of an earlier run of the same methods."""
+        if not self.speed_rounds:
+            return
+        key = speed_key(self.planned, self.speed_rounds)
+        if model is None:
+            self.speed = self.store.read_speed(key) if self.store is not None else None
+            return
+        progress.log("timing the methods in alternation")
+        try:
+            self.speed = measure_speed(model, self.planned, self.speed_rounds)
+        except Exception as error:  # noqa: BLE001 - times are no reason to lose the scores
+            progress.log(f"speed was not measured: {one_line(error)}")
+            return
+        if self.store is not None:
+            self.store.write_speed(key, self.speed)
 
     def _known(self, cell: PlannedCell) -> dict[str, Any] | None:
         return self.store.read(cell.key) if self.store is not None and self.resume else None

@@ -11,6 +11,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 SMALL = 30  # fewer documents than this are marked "n small"
+FEWEST = 8  # a bootstrap over fewer documents says nothing: no difference is marked
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 
 

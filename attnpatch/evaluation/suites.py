@@ -30,7 +30,8 @@ class Suite(BaseModel):
     methods: text (`sliding:window=256`), or mappings with name, options, label, match. budgets: mean visible keys per
     prefill query that every method without a window of its own is matched to, as tokens or `length/8`; none: methods
     run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the needle, in
-    percent, for tasks that place one. generation_batch_size, chat_template: for tasks that generate.
+    percent, for tasks that place one. speed_rounds: times each method is timed in turn with the others; 0: not at all.
+    generation_batch_size, chat_template: for tasks that generate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class Suite(BaseModel):
     depths: list[Annotated[float, Field(ge=0, le=100)]] = []
     chat_template: bool = False
     data_seed: int = Field(0, ge=0)
+    speed_rounds: int = Field(7, ge=0)
 
     @field_validator("tasks", mode="before")
     @classmethod

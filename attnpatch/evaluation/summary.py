@@ -9,7 +9,7 @@ from typing import Any
 
 from attnpatch.evaluation.cells import OK, digest
 from attnpatch.evaluation.metrics import Metric
-from attnpatch.evaluation.statistics import SMALL, Interval, mcnemar, standard_deviation
+from attnpatch.evaluation.statistics import FEWEST, SMALL, Interval, mcnemar, standard_deviation
 from attnpatch.evaluation.task_metrics import lower_is_better, metric_of
 
 Columns = dict[str, list[float]]
@@ -56,8 +56,8 @@ class Row:
 
     @property
     def significant(self) -> bool:
-        """The interval of the difference to stock excludes 0."""
-        return self.delta_low is not None and (self.delta_low > 0 or self.delta_high < 0)
+        """The interval of the difference to stock excludes 0, and there are enough documents to say so."""
+        return self.documents >= FEWEST and self.delta_low is not None and (self.delta_low > 0 or self.delta_high < 0)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -167,7 +167,7 @@ def _mark_best(found: list[Row], groups: dict[tuple, list[dict[str, Any]]]) -> l
     """Mark the best sparse method of a budget where it beats each rival by a paired interval that excludes 0."""
     rivals: dict[tuple, list[Row]] = {}
     for row in found:
-        if row.budget is not None and row.low is not None:
+        if row.budget is not None and row.low is not None and row.documents >= FEWEST:
             rivals.setdefault((row.budget, row.task, row.length, row.metric), []).append(row)
     cells = {(*key[:2], key[3], key[4]): group for key, group in groups.items()}
     best = set()

@@ -106,6 +106,7 @@ def small_run(sandbox_model, sandbox_tokenizer):
             "budgets": ["length/8"],
             "limit": 3,
             "batch_size": 2,
+            "speed_rounds": 0,
         }
         return evaluate(sandbox_model, sandbox_tokenizer, **{**values, **given})
 

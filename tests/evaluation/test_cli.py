@@ -27,7 +27,8 @@ def _no_plots(monkeypatch):
 def small(checkpoint, out, *more: object, tasks=("needle", "copy"), lengths=96):
     return call(
         "run", "--model", checkpoint, "--methods", "sliding:window=12", "stochastic:window=12", "--tasks", *tasks,
-        "--lengths", lengths, "--limit", "2", "--seeds", "0", "1", "--output-path", out, "--quiet", *more,
+        "--lengths", lengths, "--limit", "2", "--seeds", "0", "1", "--output-path", out, "--quiet",
+        "--speed-rounds", 0, *more,
     )  # fmt: skip
 
 
@@ -125,10 +126,11 @@ def test_unpatch_failure_exits_1(checkpoint, tmp_path, monkeypatch):
 def test_progress_goes_to_stderr(checkpoint, tmp_path):
     done = call(
         "run", "--model", checkpoint, "--tasks", "needle", "--lengths", "96", "--limit", "2", "--methods", "stock",
-        "--output-path", tmp_path,
+        "--output-path", tmp_path, "--speed-rounds", 1,
     )  # fmt: skip
     assert "stock: 1 cells" in done.stderr
     assert "loading" not in done.stdout
+    assert "timing the methods" in done.stderr
 
 
 @pytest.mark.parametrize("kind, word", [("methods", "stochastic"), ("tasks", "needles16_decode"), ("suites", "quick")])

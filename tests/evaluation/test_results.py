@@ -25,6 +25,7 @@ def run(tmp_path_factory, sandbox_model, sandbox_tokenizer):
     results = evaluate(
         sandbox_model, sandbox_tokenizer, methods=["sliding", "stochastic"], lengths=[200], seeds=[0, 1],
         tasks=["needle", "needles16", "perplexity"], budgets=[20, 40], limit=4, output_path=folder,
+        speed_rounds=1,
     )  # fmt: skip
     return results, folder
 
@@ -35,7 +36,7 @@ def reject(token):
 
 def test_files(run):
     _, folder = run
-    names = {"results.json", "results.csv", "summary.md", "cells", "samples", "plots"}
+    names = {"results.json", "results.csv", "summary.md", "cells", "samples", "plots", "speed.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert {path.name for path in (folder / "plots").iterdir()} == {"accuracy_vs_budget.png", "needle_depth.png"}
     for path in folder.rglob("*.json"):
@@ -133,7 +134,7 @@ def test_terminal_tables_hold_what_the_short_tables_hold(run):
         assert (len(shown.columns), shown.row_count) == (len(table.columns) + 1, len(table.lines))
     scores, costs = short_tables(results)
     assert scores.columns == ["keys", "needle", "needles16", "ppl", "ppl names"]
-    assert costs.columns == ["keys", "prefill tok/s", "of stock"]
+    assert costs.columns == ["keys", "prefill tok/s", "of stock", "decode tok/s", "of stock"]
     assert [line.name for line in costs.lines] == [
         "stock", "sliding @20", "stochastic @20", "sliding @40", "stochastic @40",
     ]  # fmt: skip
