@@ -100,7 +100,10 @@ def run(
         list[str] | None,
         typer.Option(help="Mean visible keys per query to match windows to: 64, or length/8.", metavar="KEYS..."),
     ] = None,
-    tasks: Annotated[list[str] | None, typer.Option(help="Tasks; see `list tasks`.", metavar="TASK...")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks; see `list tasks`. lm-eval's by name, or lm_eval:NAME.", metavar="TASK..."),
+    ] = None,
     lengths: Annotated[list[str] | None, typer.Option(help="Tokens per document: 512, 4k.", metavar="N...")] = None,
     limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
     seeds: Annotated[list[int] | None, typer.Option(help="Seeds of random methods.", metavar="SEED...")] = None,
@@ -114,8 +117,20 @@ def run(
         list[float] | None, typer.Option(help="Depths of the needle in percent: 0 25 50 75 100.", metavar="PERCENT...")
     ] = None,
     chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="Put prompts of ruler_* tasks into the chat template.")
+        bool, typer.Option("--apply-chat-template", help="Put prompts of ruler_* and lm-eval tasks into it.")
     ] = False,
+    include_path: Annotated[
+        list[str] | None, typer.Option(help="Folders with lm-eval task files of your own.", metavar="FOLDER...")
+    ] = None,
+    num_fewshot: Annotated[int | None, typer.Option(help="lm-eval: examples in the prompt.")] = None,
+    system_instruction: Annotated[str | None, typer.Option(help="lm-eval: system text of every prompt.")] = None,
+    gen_kwargs: Annotated[
+        str | None, typer.Option(help="lm-eval: generation arguments, temperature=0,max_gen_toks=32.")
+    ] = None,
+    metadata: Annotated[str | None, typer.Option(help="lm-eval: JSON for tasks that make their own data.")] = None,
+    loglikelihood: Annotated[
+        str | None, typer.Option(help="lm-eval: scored continuations decided on context, whole or auto.")
+    ] = None,
     text_file: Annotated[str | None, typer.Option(help="Text for the perplexity tasks and RULER's haystack.")] = None,
     haystack: Annotated[str | None, typer.Option(help="RULER's haystack: a text file or Hub data set.")] = None,
     squad: Annotated[str | None, typer.Option(help="SQuAD for ruler_qa_squad: JSON file or Hub data set.")] = None,
@@ -157,12 +172,19 @@ def run(
         if methods and suite is None and not budgets:
             values.pop("budgets", None)
         given = {
-            "model": model, "methods": methods, "budgets": budgets, "tasks": tasks, "lengths": lengths, "limit": limit,
-            "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed, "depths": depths,
-            "speed_rounds": speed_rounds,
+            "model": model, "methods": methods, "budgets": budgets, "tasks": _parts(tasks), "lengths": lengths,
+            "limit": limit, "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed,
+            "speed_rounds": speed_rounds, "depths": depths,
             "generation_batch_size": generation_batch_size, "chat_template": chat_template or None,
         }  # fmt: skip
         values |= {key: value for key, value in given.items() if value not in (None, [])}
+        foreign = {
+            "include_path": include_path, "num_fewshot": num_fewshot, "system_instruction": system_instruction,
+            "gen_kwargs": gen_kwargs, "metadata": _json("metadata", metadata), "loglikelihood": loglikelihood,
+        }  # fmt: skip
+        foreign = {key: value for key, value in foreign.items() if value not in (None, [])}
+        if foreign:
+            values["lm_eval"] = {**(values.get("lm_eval") or {}), **foreign}
         if limit is not None and not tasks:  # a limit on the command line is meant for every task
             values["tasks"] = [one if isinstance(one, str) else one["name"] for one in values.get("tasks", [])]
         plan = checked(values)
@@ -173,6 +195,22 @@ def run(
             _show_plan(prepared)
             raise typer.Exit(0)
         _run(prepared, output_path, overwrite, strict, quiet)
+
+
+def _parts(given: list[str] | None) -> list[str]:
+    """`a,b c` as a list of three."""
+    return [part for one in given or [] for part in one.split(",") if part]
+
+
+def _json(name: str, text: str | None):
+    import json
+
+    from attnpatch.evaluation.errors import UsageError
+
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f'--{name} {text!r} is not JSON: {error}. Write it as \'{{"key": "value"}}\'.') from error
 
 
 def _run(prepared, output_path: Path, overwrite: bool, strict: bool, quiet: bool) -> None:

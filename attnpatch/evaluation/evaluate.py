@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Prepared:
     source: Any
     cells: list[PlannedCell]
     store: CellStore | None
+    groups: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, *, resume: bool = True, progress: Silent | None = None) -> Results:
         """Run what is missing and gather everything."""
@@ -44,6 +45,7 @@ class Prepared:
                     {"name": m.name, "label": m.label, "options": m.options} for m in self.suite.method_specs()
                 ]
             },
+            "groups": self.groups,
             "model": self.source.identity.to_dict(),
             "versions": versions(),
             "machine": machine(),
@@ -63,7 +65,8 @@ def prepare(suite: Suite, source, output_path: str | Path | None, options: TaskO
         UsageError: an unknown name, a value out of range, or a file that cannot be read.
     """
     store = CellStore(output_path) if output_path is not None else None
-    return Prepared(suite, source, Planner(suite, source, options).cells(), store)
+    planner = Planner(suite, source, options)
+    return Prepared(suite, source, planner.cells(), store, planner.groups)
 
 
 def evaluate(
@@ -82,6 +85,7 @@ def evaluate(
     generation_batch_size: int = 1,
     depths: Sequence[float] = (),
     chat_template: bool = False,
+    lm_eval: Mapping[str, Any] | None = None,
     text_file: str | Path | None = None,
     haystack: str | Path | None = None,
     squad: str | Path | None = None,
@@ -98,7 +102,7 @@ def evaluate(
         tokenizer: its tokenizer. The sandbox's own gets the sandbox tasks, any other the same tasks as plain text.
         methods: names, `"sliding:window=256,sink=4"`, `("sliding", {"window": 256})`, or mappings with name, options,
             label, match. `stock` is added if absent and runs first.
-        tasks: see `attnpatch-eval list tasks`.
+        tasks: see `attnpatch-eval list tasks`; lm-eval's by their name, or as `lm_eval:NAME` where we have one too.
         lengths: tokens per document, exact; `"4k"` is 4096.
         seeds: for methods that draw at random; others run once.
         budgets: mean visible keys per prefill query, as tokens or `"length/8"`. Methods without a window of their own
@@ -109,7 +113,8 @@ def evaluate(
         speed_rounds: times that each method is timed in alternation with the others; 0 leaves that out.
         generation_batch_size: prompts per `generate`; those of different length are padded on the left.
         depths: of the needle, in percent of the context, for tasks that place one; documents take them in turn.
-        chat_template: put prompts of tasks that generate into the tokenizer's chat template.
+        chat_template: put prompts of tasks that generate, and of lm-eval's, into the tokenizer's chat template.
+        lm_eval: how lm-eval's tasks are asked, see `LmEvalSettings`: include_path, num_fewshot, gen_kwargs, ...
         text_file: replaces the stories of the perplexity tasks, and is RULER's haystack if no other is given.
         haystack, squad, hotpot: RULER's texts: a file, or a data set on the Hub.
         word_list: a file with one word a line, in place of wonderwords, for RULER.
@@ -136,6 +141,7 @@ def evaluate(
             "generation_batch_size": generation_batch_size,
             "depths": list(depths),
             "chat_template": chat_template,
+            "lm_eval": dict(lm_eval or {}),
             "model": model_name(model),
         }
     )

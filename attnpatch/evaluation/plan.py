@@ -13,6 +13,7 @@ from attnpatch.evaluation.errors import SkipCell
 from attnpatch.evaluation.methods import MethodSpec
 from attnpatch.evaluation.sizes import resolve_size
 from attnpatch.evaluation.suites import Suite, TaskChoice
+from attnpatch.patching.method import method_class
 
 FORMAT = 1  # of cells on disk
 
@@ -21,8 +22,8 @@ FORMAT = 1  # of cells on disk
 class PlannedCell:
     """One cell to be run, or the reason why it cannot.
 
-    fields: everything that matters; `key` is their hash. config: the method's full options. documents: shared by all
-    cells of a task and length.
+    fields: everything that matters; `key` is their hash. config: the method's full options. length: None where
+    documents are as long as they are. documents: shared by all cells of a task and length.
     """
 
     method: MethodSpec
@@ -30,7 +31,7 @@ class PlannedCell:
     target: int | None
     task_name: str
     task: tasks.Task | None
-    length: int
+    length: int | None
     seed: int | None
     documents: list[tasks.Document]
     fields: dict[str, Any]
@@ -45,11 +46,16 @@ class PlannedCell:
         """For progress lines: method, budget, task, length, seed."""
         budget = "" if self.target is None else f" @{self.target}"
         seed = "" if self.seed is None else f" seed {self.seed}"
-        return f"{self.method.label}{budget} · {self.task_name} {self.length}{seed}"
+        length = "" if self.length is None else f" {self.length}"
+        return f"{self.method.label}{budget} · {self.task_name}{length}{seed}"
 
 
 class Planner:
-    """Builds the cells of a suite for one model."""
+    """Builds the cells of a suite for one model.
+
+    Attributes:
+        lm_eval: lm-eval's tasks among the suite's; None without one, and then nothing of lm-eval is imported.
+    """
 
     def __init__(self, suite: Suite, source, options: tasks.TaskOptions | None = None) -> None:
         self.suite, self.source = suite, source
@@ -61,32 +67,76 @@ class Planner:
         self.longest = getattr(text_config, "max_position_embeddings", None)
         heads = getattr(text_config, "num_attention_heads", None) or 1
         self.kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
+        self.lm_eval = self._lm_eval()
         self._documents: dict[tuple[str, int], tuple[list[tasks.Document], str] | SkipCell] = {}
         self._configs: dict[tuple[str, int, int | None], dict[str, Any] | SkipCell] = {}
 
     def cells(self) -> list[PlannedCell]:
         """All cells, those of stock first, then method by method and budget by budget."""
-        planned = []
+        planned, asked = [], self._asked()
         for method in self.suite.method_specs():
             for budget in self.suite.budgets if _uses_budget(method) else [None]:
-                for length in self.suite.lengths:
-                    for choice in self.suite.tasks:
-                        planned += self._seeds(method, budget, length, choice)
+                for choice, length in asked:
+                    planned += self._seeds(method, budget, length, choice)
         return planned
 
-    def _seeds(self, method: MethodSpec, budget, length: int, choice: TaskChoice) -> list[PlannedCell]:
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """Groups of tasks that get a row of their own, see `evaluation.groups`."""
+        return self.lm_eval.groups if self.lm_eval is not None else []
+
+    def _lm_eval(self):
+        wanted = [choice.name for choice in self.suite.tasks if choice.name not in tasks.ours()]
+        if not wanted:
+            return None
+        from attnpatch.evaluation.lm_eval.tasks import LmEvalTasks
+
+        suite = self.suite
+        return LmEvalTasks(
+            wanted, tasks.ours(), suite.lm_eval, self.source, chat_template=suite.chat_template, longest=self.longest,
+            data_seed=suite.data_seed,
+        )  # fmt: skip
+
+    def _asked(self) -> list[tuple[TaskChoice, int | None]]:
+        """Every single task with every length it is asked at."""
+        ours = [choice for choice in self.suite.tasks if choice.name in tasks.ours()]
+        asked = [(choice, length) for length in self.suite.lengths for choice in ours]
+        for choice in self.suite.tasks:
+            if choice not in ours:
+                found = self.lm_eval.asked(choice.name, self.suite.lengths)
+                asked += [(TaskChoice(name=name, limit=choice.limit), length) for name, length in found]
+        return list(dict.fromkeys(asked))
+
+    def _seeds(self, method: MethodSpec, budget, length: int | None, choice: TaskChoice) -> list[PlannedCell]:
         seeds = self.suite.seeds if method.stochastic else [None]
-        target = None if budget is None else resolve_size(budget, length=length)
+        target = None if budget is None else resolve_size(budget, length=self._size(choice, length))
         return [self._cell(method, target, length, choice, seed) for seed in seeds]
 
-    def _cell(self, method: MethodSpec, target, length: int, choice: TaskChoice, seed: int | None) -> PlannedCell:
-        task, documents, documents_hash, config, skip = None, [], None, None, None
+    def _size(self, choice: TaskChoice, length: int | None) -> int:
+        """What `length/8` is a share of: the length, or the mean prompt where documents are as long as they are."""
+        if length is not None:
+            return length
+        try:
+            return self.lm_eval.get(choice.name, None, choice.limit or self.suite.limit).size
+        except SkipCell:
+            return 1  # nothing is run then
+
+    def _cell(
+        self, method: MethodSpec, target, length: int | None, choice: TaskChoice, seed: int | None
+    ) -> PlannedCell:
+        task, loaded, documents, documents_hash, config, skip = None, None, [], None, None, None
         drawn = None if seed is None else cell_seed(seed, method.name, choice.name, length)
         limit = choice.limit or self.suite.limit
+        foreign = choice.name not in tasks.ours()
         try:
-            task = tasks.find(self.tasks, choice.name)
-            documents, documents_hash = self._documents_of(task, length, limit)
-            config = dict(self._config_of(method, target, length))
+            if foreign:
+                self._require_room(length)
+                loaded = self.lm_eval.get(choice.name, length, limit)
+                task, documents, documents_hash = loaded.task, loaded.requests.documents, loaded.requests.hash
+            else:
+                task = tasks.find(self.tasks, choice.name)
+                documents, documents_hash = self._documents_of(task, length, limit)
+            config = dict(self._config_of(method, target, self._size(choice, length)))
             if drawn is not None:
                 config["seed"] = drawn
         except SkipCell as reason:
@@ -110,18 +160,25 @@ class Planner:
             "batch_size": self._batch_size(task),
             "versions": versions(),
         }
+        if foreign:
+            method_type = method_class(method.name)
+            fields["batch_size"] = self.lm_eval.batch_size(method_type, fields["batch_size"])
+            fields["lm_eval"] = self.lm_eval.fields(method_type, loaded)
         return PlannedCell(method, config, target, choice.name, task, length, seed, documents, fields, skip)
 
     def _batch_size(self, task: tasks.Task | None) -> int:
-        generates = task is not None and task.mode == "generate"
+        generates = task is not None and task.mode.startswith("generate")
         return self.suite.generation_batch_size if generates else self.suite.batch_size
 
-    def _documents_of(self, task: tasks.Task, length: int, limit: int) -> tuple[list[tasks.Document], str]:
-        if self.longest is not None and length > self.longest:
+    def _require_room(self, length: int | None) -> None:
+        if None not in (self.longest, length) and length > self.longest:
             raise SkipCell(
                 f"{length} tokens are more than the model's {self.longest} positions",
                 f"take --lengths up to {self.longest}",
             )
+
+    def _documents_of(self, task: tasks.Task, length: int, limit: int) -> tuple[list[tasks.Document], str]:
+        self._require_room(length)
         name = task.name.removesuffix(tasks.DECODE)  # both modes ask the same documents
         key = (name, length, limit)
         if key not in self._documents:

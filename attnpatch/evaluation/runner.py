@@ -23,6 +23,7 @@ from attnpatch.evaluation.plan import PlannedCell
 from attnpatch.evaluation.progress import Silent
 from attnpatch.evaluation.scoring import Outcome, input_device, keeps_logits, score_prefill
 from attnpatch.evaluation.speed import cuda_peak, reset_cuda_peak
+from attnpatch.evaluation.task_metrics import metric_of
 from attnpatch.patching.errors import UnsupportedModelError
 
 SCORERS = {"prefill": score_prefill, "decode": score_decode}
@@ -140,10 +141,12 @@ class Runner:
                 result["reach"] = metrics.reach_by_depth(outcome.records, reached)
         if not report.calls:
             raise RuntimeError("the patch was never called, so these would be stock numbers; this is a bug, report it")
-        result["metrics"] = {}
-        result["scores"] = metrics.scores(cell.task, outcome.records)
+        result["metrics"] = {
+            name: {"value": value, "low": None, "high": None} for name, value in outcome.values.items()
+        }
+        result["scores"] = outcome.scores if outcome.scores is not None else metrics.scores(cell.task, outcome.records)
         for name, columns in result["scores"].items():
-            interval = metrics.METRICS[name].interval(columns["sums"], columns["weights"])
+            interval = metric_of(result, name).interval(columns["sums"], columns["weights"])
             result["metrics"][name] = {"value": interval.value, "low": interval.low, "high": interval.high}
         result["documents"] = [one["id"] for one in outcome.records]
         result["depth"] = metrics.by_depth(outcome.records)
@@ -190,7 +193,7 @@ def _blank(cell: PlannedCell) -> dict[str, Any]:
             "target": cell.target,
             "mean_keys": None,
             "decode_mean_keys": None,
-            "dense_mean_keys": dense_mean(cell.length),
+            "dense_mean_keys": None if cell.length is None else dense_mean(cell.length),
         },
         "metrics": {},
         "scores": {},
@@ -201,6 +204,7 @@ def _blank(cell: PlannedCell) -> dict[str, Any]:
         "speed": {"prefill": None, "decode": None},
         "peak_memory": None,
         "report": None,
+        **({"lm_eval": fields["lm_eval"]} if "lm_eval" in fields else {}),
         "versions": fields["versions"],
         "command": command(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from attnpatch.data_files import data_path
 from attnpatch.evaluation import tasks
 from attnpatch.evaluation.errors import UsageError
+from attnpatch.evaluation.lm_eval import LmEvalSettings
 from attnpatch.evaluation.methods import MethodSpec, parse_methods
 from attnpatch.evaluation.sizes import Size, check_budget, parse_tokens
 from attnpatch.patching.errors import AttnPatchError, did_you_mean
@@ -31,7 +32,8 @@ class Suite(BaseModel):
     prefill query that every method without a window of its own is matched to, as tokens or `length/8`; none: methods
     run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the needle, in
     percent, for tasks that place one. speed_rounds: times each method is timed in turn with the others; 0: not at all.
-    generation_batch_size, chat_template: for tasks that generate.
+    generation_batch_size: for tasks that generate; chat_template: for those and
+    for lm-eval's. lm_eval: how lm-eval's tasks are asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +51,7 @@ class Suite(BaseModel):
     depths: list[Annotated[float, Field(ge=0, le=100)]] = []
     chat_template: bool = False
     data_seed: int = Field(0, ge=0)
+    lm_eval: LmEvalSettings = LmEvalSettings()
     speed_rounds: int = Field(7, ge=0)
 
     @field_validator("tasks", mode="before")
@@ -95,7 +98,7 @@ def make_suite(**values: Any) -> Suite:
         suite = Suite(**{key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
         raise UsageError(_explain(error)) from None
-    tasks.check_names([task.name for task in suite.tasks])
+    tasks.check_names([task.name for task in suite.tasks], suite.lm_eval.include_path)
     suite.method_specs()
     return suite
 
@@ -105,8 +108,9 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            fields = TaskChoice.model_fields if "tasks" in path else Suite.model_fields
-            word = str(problem["loc"][-1])
+            *_, parent, word = ("suite", *map(str, problem["loc"]))
+            nested = {"lm_eval": LmEvalSettings, "suite": Suite}
+            fields = nested.get(parent, TaskChoice).model_fields
             lines.append(f"unknown key {path!r}.{did_you_mean(word, fields)} Allowed: {', '.join(fields)}.")
         else:
             lines.append(f"{path}: {problem['msg'].removeprefix('Value error, ')} (got {problem.get('input')!r}).")

@@ -42,26 +42,26 @@ def build(task, settings: LmEvalSettings, tokenizer, chat_template: bool, limit:
     Raises:
         SkipCell: the task runs generated code, needs images, or a chat template that the tokenizer does not have.
     """
-    name = task.task_name
-    _refuse(task, name, chat_template, tokenizer)
-    _configure(task, settings)
-    task.set_fewshot_seed(seeds(data_seed)["fewshot_random_seed"])
-    # lm-eval draws a bar of its own here, on a stream that holds ours.
-    with seeded(data_seed), quiet(), contextlib.redirect_stderr(io.StringIO()):
+    with seeded(data_seed), quiet():  # even a task's name is drawn from the global state in places
+        name = task.task_name
+        _refuse(task, name, chat_template, tokenizer)
+        _configure(task, settings)
+        task.set_fewshot_seed(seeds(data_seed)["fewshot_random_seed"])
         try:
             docs = list(task.doc_iterator(limit=limit))
-            task.build_all_requests(
-                limit=limit,
-                system_instruction=settings.system_instruction,
-                apply_chat_template=chat_template,
-                fewshot_as_multiturn=chat_template,
-                chat_template=_chat(tokenizer) if chat_template else None,
-            )
+            with contextlib.redirect_stderr(io.StringIO()):  # a bar of lm-eval's own
+                task.build_all_requests(
+                    limit=limit,
+                    system_instruction=settings.system_instruction,
+                    apply_chat_template=chat_template,
+                    fewshot_as_multiturn=chat_template,
+                    chat_template=_chat(tokenizer) if chat_template else None,
+                )
+            return _requests(task, docs, tokenizer)
         except Exception as error:  # a task's own code; the other tasks still run
             raise SkipCell(
                 f"lm-eval task {name!r} cannot build its prompts: {one_line(error, 160)}", "look at the task's file"
             ) from error
-    return _requests(task, docs, tokenizer)
 
 
 def _refuse(task, name: str, chat_template: bool, tokenizer) -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attnpatch.evaluation.errors import SkipCell, UsageError
+from attnpatch.evaluation.errors import SkipCell
+from attnpatch.evaluation.lm_eval import names as lm_eval_names
 from attnpatch.evaluation.ruler import specs as ruler
 from attnpatch.evaluation.ruler.tasks import ruler_tasks
 from attnpatch.evaluation.tasks.base import Document, Task, documents_hash
 from attnpatch.evaluation.tasks.options import TaskOptions
 from attnpatch.evaluation.tasks.sandbox_tasks import sandbox_tasks, speaks_sandbox
 from attnpatch.evaluation.tasks.text_tasks import TEXT_TASKS, text_tasks
-from attnpatch.patching.errors import did_you_mean
 
 __all__ = ["Document", "Task", "TaskOptions", "available", "check_names", "documents_hash", "expand", "find", "known"]
 
@@ -50,15 +50,14 @@ def expand(name: str) -> tuple[str, ...]:
     return GROUPS[name][0] if name in GROUPS else (name,)
 
 
-def check_names(names: list[str]) -> None:
-    """Raise UsageError for a name that no tokenizer has."""
-    allowed = known()
-    for name in names:
-        if name not in allowed:
-            raise UsageError(
-                f"unknown task {name!r}.{did_you_mean(name, [*GROUPS, *allowed])} Allowed: "
-                f"{', '.join(sorted([*GROUPS, *allowed]))}."
-            )
+def check_names(names: list[str], include_path: tuple[str, ...] = ()) -> None:
+    """Raise UsageError for a name that neither we nor lm-eval have; `include_path`: folders with its task files."""
+    lm_eval_names.check(names, ours(), include_path)
+
+
+def ours() -> set[str]:
+    """Names of tasks and groups that are not lm-eval's."""
+    return {*GROUPS, *known()}
 
 
 def available(tokenizer, options: TaskOptions | None = None) -> dict[str, Task]:
