@@ -13,7 +13,8 @@ import torch
 
 from attnpatch.evaluation.errors import SkipCell
 from attnpatch.kernels import Causal
-from attnpatch.patching.calls import Call, Forward
+from attnpatch.patching.calls import Call
+from attnpatch.patching.forward import Forward
 from attnpatch.patching.method import build_config, method_class
 from attnpatch.patching.sites import Site
 

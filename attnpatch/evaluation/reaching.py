@@ -10,7 +10,8 @@ from attnpatch.analysis.reach import reach
 from attnpatch.evaluation.tasks.base import Document
 from attnpatch.kernels import Causal
 from attnpatch.kernels.rules import Rule
-from attnpatch.patching.calls import Call, Forward
+from attnpatch.patching.calls import Call
+from attnpatch.patching.forward import Forward
 from attnpatch.patching.method import Method
 from attnpatch.patching.sites import Site, inspect_model
 

@@ -1,8 +1,9 @@
 """The door: how a method gets into a model and out again."""
 
 from attnpatch.patching.apply import apply, patches
-from attnpatch.patching.calls import Call, Forward
+from attnpatch.patching.calls import Call
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError, UnsupportedModelError
+from attnpatch.patching.forward import Forward
 from attnpatch.patching.method import Config, Method, method_class, method_names, methods, register
 from attnpatch.patching.patch import Patch
 from attnpatch.patching.report import Report

@@ -1,4 +1,4 @@
-"""What a method sees: the forward it is part of, and one attention call at one site."""
+"""One attention call at one site: what a method sees, and the services it attends with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from attnpatch.kernels import Causal, Window
 from attnpatch.patching import eviction
 from attnpatch.patching.budget import SiteStats, Tally
 from attnpatch.patching.errors import UnsupportedCallError
+from attnpatch.patching.forward import Forward
 from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
 from attnpatch.patching.sink_cache import DRAFT, FIX
 
@@ -20,58 +21,6 @@ if TYPE_CHECKING:
     from attnpatch.patching.sites import Site
 
 Inner = Callable[["Call"], tuple[torch.Tensor, torch.Tensor | None]]
-
-
-class Forward:
-    """One forward pass of the text model, shared by all its attention calls.
-
-    offset: absolute index of its first token; index: number of the sequence since `apply()` (a new one starts at
-    offset 0 and keeps its number while its cache lives); state: a dict that lives and dies with the cache. Only
-    while it runs: cache, the one it was given; held, by layer index, the cache layers that have dropped tokens;
-    evictions, what is to be dropped once the model has made a cache.
-    """
-
-    __slots__ = (
-        "batch", "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding",
-        "q_len", "ready_mask", "spans_at", "state", "tallies",
-    )  # fmt: skip
-
-    def __init__(
-        self, *, batch, q_len, offset, padding, ready_mask, index, state, declared_prompt, cache=None
-    ) -> None:
-        self.batch: int = batch
-        self.q_len: int = q_len
-        self.offset: int = offset
-        self.padding: torch.Tensor | None = padding
-        self.ready_mask: bool = ready_mask
-        self.index: int = index
-        self.state: dict = state
-        self.declared_prompt: int | None = declared_prompt
-        self.cache: Any = cache
-        self.held: dict[int, SinkWindowLayer] = {}
-        self.evictions: list[eviction.Request] = []
-        self.calls = 0
-        self.tallies: dict[tuple, Tally] = {}
-        self.spans_at: dict = {}
-
-    @property
-    def prompt_end(self) -> int:
-        """Absolute index just behind the prompt; rows before it are prefill, rows from it on are decode.
-
-        Raises UnsupportedCallError when several tokens arrive behind a cache: the next piece of a prompt and
-        drafted tokens look the same there.
-        """
-        if self.declared_prompt is not None:
-            return self.declared_prompt
-        if self.offset == 0:
-            return self.q_len
-        if self.q_len == 1:
-            return self.state.get("prompt_end", self.offset)
-        raise UnsupportedCallError(
-            f"{self.q_len} tokens arrived behind a cache of {self.offset}: this may be the next chunk of a prompt or "
-            "drafted tokens, and the method treats the two differently. Say where the prompt ends with "
-            "`with patch.prompt(input_ids.shape[1]): model.generate(...)`."
-        )
 
 
 class Call:

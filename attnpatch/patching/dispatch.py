@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from attnpatch.patching.budget import SiteStats
-from attnpatch.patching.calls import Call, Forward, Inner
+from attnpatch.patching.calls import Call, Inner
+from attnpatch.patching.forward import Forward
 from attnpatch.patching.masks import LazyMask, lazy_mask_for
 from attnpatch.patching.method import Method
 from attnpatch.patching.sites import BASES, PREFIX, Site, host_function

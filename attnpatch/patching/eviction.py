@@ -18,7 +18,7 @@ from attnpatch.patching.sink_cache import FIX, SinkWindowLayer, Spans
 
 if TYPE_CHECKING:
     from attnpatch.patching.budget import SiteStats
-    from attnpatch.patching.calls import Forward
+    from attnpatch.patching.forward import Forward
 
 
 def check_config(config: object) -> None:

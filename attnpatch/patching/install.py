@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attnpatch.patching import eviction
-from attnpatch.patching.calls import Forward
 from attnpatch.patching.dispatch import FORWARD_KEY, PLAN_KEY, Link, SitePlan, Stock
+from attnpatch.patching.forward import Forward
 from attnpatch.patching.masks import LazyMask
 from attnpatch.patching.sites import PREFIX, Site, TextModel
 

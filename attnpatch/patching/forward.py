@@ -1,0 +1,66 @@
+"""One forward pass of the text model: its phase, its padding, and the state that lives with its cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attnpatch.patching.errors import UnsupportedCallError
+
+if TYPE_CHECKING:
+    from attnpatch.patching.budget import Tally
+    from attnpatch.patching.eviction import Request
+    from attnpatch.patching.sink_cache import SinkWindowLayer
+
+
+class Forward:
+    """One forward pass of the text model, shared by all its attention calls.
+
+    offset: absolute index of its first token; index: number of the sequence since `apply()` (a new one starts at
+    offset 0 and keeps its number while its cache lives); state: a dict that lives and dies with the cache. Only
+    while it runs: cache, the one it was given; held, by layer index, the cache layers that have dropped tokens;
+    evictions, what is to be dropped once the model has made a cache.
+    """
+
+    __slots__ = (
+        "batch", "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding",
+        "q_len", "ready_mask", "spans_at", "state", "tallies",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, batch, q_len, offset, padding, ready_mask, index, state, declared_prompt, cache=None
+    ) -> None:
+        self.batch: int = batch
+        self.q_len: int = q_len
+        self.offset: int = offset
+        self.padding: torch.Tensor | None = padding
+        self.ready_mask: bool = ready_mask
+        self.index: int = index
+        self.state: dict = state
+        self.declared_prompt: int | None = declared_prompt
+        self.cache: Any = cache
+        self.held: dict[int, SinkWindowLayer] = {}
+        self.evictions: list[Request] = []
+        self.calls = 0
+        self.tallies: dict[tuple, Tally] = {}
+        self.spans_at: dict = {}
+
+    @property
+    def prompt_end(self) -> int:
+        """Absolute index just behind the prompt; rows before it are prefill, rows from it on are decode.
+
+        Raises UnsupportedCallError when several tokens arrive behind a cache: the next piece of a prompt and
+        drafted tokens look the same there.
+        """
+        if self.declared_prompt is not None:
+            return self.declared_prompt
+        if self.offset == 0:
+            return self.q_len
+        if self.q_len == 1:
+            return self.state.get("prompt_end", self.offset)
+        raise UnsupportedCallError(
+            f"{self.q_len} tokens arrived behind a cache of {self.offset}: this may be the next chunk of a prompt or "
+            "drafted tokens, and the method treats the two differently. Say where the prompt ends with "
+            "`with patch.prompt(input_ids.shape[1]): model.generate(...)`."
+        )
