@@ -29,6 +29,16 @@ class Language:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     @cached_property
+    def _encoded(self) -> dict[str, list[int]]:
+        return {}
+
+    def encode_once(self, text: str) -> list[int]:
+        """`encode`, remembered: for long texts that many documents are cut from."""
+        if text not in self._encoded:
+            self._encoded[text] = self.encode(text)
+        return self._encoded[text]
+
+    @cached_property
     def start(self) -> list[int]:
         """Special tokens that the tokenizer puts in front of a text."""
         plain, full = self.encode("a"), list(self.tokenizer.encode("a"))

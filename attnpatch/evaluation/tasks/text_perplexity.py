@@ -57,21 +57,10 @@ def read_text(path: str | Path) -> str:
 
 def _slice_of(language: Language, corpus: str, tokens: int, index: int) -> list[int]:
     """Slice `index` of the corpus: consecutive, without overlap."""
-    ids = _corpus_ids(language, corpus)
+    ids = language.encode_once(corpus)
     if (index + 1) * tokens > len(ids):
         raise ValueError(
             f"the text file has {len(ids)} tokens, enough for {len(ids) // tokens} documents of {tokens}; "
             "give a longer file or a smaller --limit"
         )
     return ids[index * tokens : (index + 1) * tokens]
-
-
-_cache: dict[tuple[int, int], list[int]] = {}
-
-
-def _corpus_ids(language: Language, corpus: str) -> list[int]:
-    key = (id(language), hash(corpus))
-    if key not in _cache:
-        _cache.clear()
-        _cache[key] = language.encode(corpus)
-    return _cache[key]
