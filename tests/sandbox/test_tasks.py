@@ -184,9 +184,11 @@ def test_bad_requests_say_what_works(arguments, says):
 
 
 def test_unknown_options_and_too_many_facts_are_refused():
-    with pytest.raises(ValueError, match="does not take these options"):
+    with pytest.raises(ValueError, match=r"no option 'depth'. Allowed: share"):
         samples("local", 128, 1, depth=0.5)
     with pytest.raises(ValueError, match="use at least"):
         samples("mqar", 128, 1, pairs=30)
     with pytest.raises(ValueError, match="use at least"):
         samples("needle", 128, 1, facts=40)
+    with pytest.raises(ValueError, match="words must be 1 to 96, got 200"):
+        samples("copy", 512, 1, words=200)

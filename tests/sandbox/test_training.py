@@ -17,7 +17,7 @@ RECIPE = Recipe(steps=12, tokens_per_step=256, warmup=2, bf16=False)
 
 
 def tiny():
-    return build_model(0, layers=2, hidden=64)
+    return build_model(0, layers=5, hidden=64)
 
 
 def log(folder):
@@ -120,7 +120,7 @@ def test_a_narrowed_layer_reaches_its_window_only():
     changed[0, 4] += 1
     with torch.no_grad():
         plain = model(input_ids=ids).logits
-        with narrowed(model, 0, 8, 24):
+        with narrowed(model, (0,), 8, 24):
             near, far = model(input_ids=ids).logits, model(input_ids=changed).logits
         assert torch.equal(model(input_ids=ids).logits, plain)
     moved = (near - far).abs().amax(-1)[0] > 0

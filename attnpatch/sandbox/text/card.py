@@ -35,8 +35,8 @@ torch {torch}, transformers {transformers}. All settings are in `training_config
 `train_log.jsonl`. The generators, the curriculum (lengths 64 to 2048, climbed by accuracy) and the loss are in
 `attnpatch/sandbox/text/`. The start is not pure noise: two heads of layer 0 start as previous-token heads and two
 each of layers 2 and 4 as matching heads (`model.py` says how), because induction had not formed by chance after ten
-minutes; every weight is then trained. In a share of the training steps one random layer runs with a window of
-{narrow} keys, so that retrieval is not left to one layer.
+minutes; every weight is then trained. In two thirds of the training steps layer 2 or layer 4 runs with a window of at
+most {narrow} keys, so that both learn to retrieve and the model has more than one retrieval layer.
 
 ## Measured
 
@@ -120,7 +120,7 @@ def write_card(folder: Path, count: int = 100) -> str:
     )
     (folder / "README.md").write_text(text)
     clean = [{k: None if isinstance(x, float) and math.isnan(x) else x for k, x in cell.items()} for cell in cells]
-    (folder / "card.json").write_text(json.dumps(clean, indent=1) + "\n")
+    (folder / "card.json").write_text("[\n" + ",\n".join(map(json.dumps, clean)) + "\n]\n")
     return shown
 
 

@@ -7,17 +7,18 @@ from random import Random
 from typing import Any
 
 from attnpatch.sandbox.text.mixture import FIRST, FULL, LATE
+from attnpatch.sandbox.text.model import RETRIEVAL
 
 LADDER = (64, 128, 256, 512, 1024, 2048)
 FORMED = 0.6  # needle accuracy at which induction is taken to have formed
-KEEP = 0.95  # decay of the running accuracies
+KEEP = 0.9  # decay of the running accuracies
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The training recipe; its defaults made the packaged weights."""
 
-    steps: int = 2800
+    steps: int = 900
     tokens_per_step: int = 2048
     muon_lr: float = 5e-3
     adamw_lr: float = 3e-3
@@ -26,11 +27,10 @@ class Recipe:
     ema: float = 0.98  # the exported weights are a running average
     filler_loss: float = 0.3
     promote: float = 0.9  # running needle accuracy that earns the next length
-    patience: int = 40  # least number of steps at a length
+    patience: int = 20  # least number of steps at a length
     shorter: float = 0.25  # share of the steps at a shorter length
-    narrow: float = 0.3  # share of the steps that run one random layer with a window, so that no layer is the only one
-    narrow_window: int = 32
-    narrow_from: int = 256
+    narrow: float = 0.66  # share of the steps that run one retrieval layer with a window, so that no one is alone
+    narrow_window: int = 32  # its size, at most an eighth of the row
     late: float = 0.45  # share of the steps after which the mixture changes
     bf16: bool = True
 
@@ -63,14 +63,15 @@ class Curriculum:
             return FIRST
         return FULL if step < recipe.late * recipe.steps else LATE
 
-    def choose(self, recipe: Recipe, seed: int, step: int, layers: int) -> tuple[int, int | None]:
-        """The row length of this step and the layer that gets a window (or None)."""
+    def choose(self, recipe: Recipe, seed: int, step: int) -> tuple[int, tuple[int, ...]]:
+        """The row length of this step and the layers that get a window (none in the other steps)."""
         rng = Random(f"choice/{seed}/{step}")
         length = self.length
         if self.rung and rng.random() < recipe.shorter:
             length = LADDER[rng.randrange(self.rung)]
-        narrow = rng.randrange(layers) if rng.random() < recipe.narrow else None
-        return length, narrow if length >= recipe.narrow_from else None
+        if rng.random() >= recipe.narrow:
+            return length, ()
+        return length, (rng.choice(RETRIEVAL),)
 
     def record(self, recipe: Recipe, length: int, accuracy: dict[str, float], clean: bool) -> bool:
         """Take in the accuracies of one step; True if the run climbed to the next length."""
@@ -78,7 +79,7 @@ class Curriculum:
             return False
         self.at_rung += 1
         for kind, value in accuracy.items():
-            self.accuracy[kind] = KEEP * self.accuracy.get(kind, 0.0) + (1 - KEEP) * value
+            self.accuracy[kind] = KEEP * self.accuracy.get(kind, value) + (1 - KEEP) * value
         needles = self.accuracy.get("needles", 0.0)
         self.formed = self.formed or needles >= FORMED
         if needles < recipe.promote or self.at_rung < recipe.patience or self.rung + 1 == len(LADDER):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from inspect import signature
 from random import Random
 from typing import Any
 
@@ -95,10 +96,9 @@ def samples(task: str, length: int, count: int, stream: str = "test", seed: int 
         raise ValueError(f"length {length} does not work for task {task!r}: use {spec.smallest} to {LONGEST} tokens")
     if count < 0:
         raise ValueError(f"count must not be negative, got {count}")
+    known = [name for name, p in signature(spec.build).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"task {task!r} has no option {name!r}. Allowed: {', '.join(known)}")
     merged = {**spec.options, **options}
-    try:
-        return [
-            spec.build(Random(f"{stream}/{task}/{length}/{seed}/{index}"), length, **merged) for index in range(count)
-        ]
-    except TypeError as error:
-        raise ValueError(f"task {task!r} does not take these options: {options} ({error})") from error
+    return [spec.build(Random(f"{stream}/{task}/{length}/{seed}/{index}"), length, **merged) for index in range(count)]

@@ -7,6 +7,7 @@ import torch
 from attnpatch.sandbox.text import vocabulary as v
 
 LAYERS = 6
+RETRIEVAL = (2, 4)  # the layers that start with matching heads
 
 
 def build_model(seed: int = 0, layers: int = LAYERS, hidden: int = 128):
@@ -34,7 +35,7 @@ def build_model(seed: int = 0, layers: int = LAYERS, hidden: int = 128):
         for layer in model.model.layers:
             layer.self_attn.q_norm.weight.fill_(1.5)
             layer.self_attn.k_norm.weight.fill_(1.5)
-        _start_induction(model, tuple(range(2, layers, 2)))
+        _start_induction(model, tuple(i for i in RETRIEVAL if i < layers))
     return model
 
 

@@ -34,12 +34,12 @@ def loss_and_accuracy(model, batch: list[tuple[str, Sample]], filler_loss: float
 
 
 @contextmanager
-def narrowed(model, layer: int | None, window: int, length: int):
-    """Run with a sliding window of `window` keys in one layer (None: leave the model as it is).
+def narrowed(model, layers: tuple[int, ...], window: int, length: int):
+    """Run with a sliding window of `window` keys in `layers` (none: leave the model as it is).
 
-    Training with one random layer cut short makes the model keep retrieval in more than one layer.
+    Training with random layers cut short makes the model keep retrieval in more than one layer.
     """
-    if layer is None:
+    if not layers:
         yield
         return
     position = torch.arange(length)
@@ -49,8 +49,9 @@ def narrowed(model, layer: int | None, window: int, length: int):
     def shorten(module, args, kwargs):
         return args, {**kwargs, "attention_mask": mask}
 
-    handle = model.model.layers[layer].register_forward_pre_hook(shorten, with_kwargs=True)
+    handles = [model.model.layers[i].register_forward_pre_hook(shorten, with_kwargs=True) for i in layers]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

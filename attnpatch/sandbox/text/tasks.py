@@ -13,6 +13,11 @@ def _unpack(values: list[float]) -> float | list[float]:
     return values[0] if len(values) == 1 else values
 
 
+def _check(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must be 1 to {most}, got {value}")
+
+
 def needles(
     rng: Random,
     length: int,
@@ -28,6 +33,7 @@ def needles(
 
     meta: `depth` and `gap` (one number, or one per question), `keys`, `candidates` (the value ids).
     """
+    _check("facts", facts, len(v.KEYS))
     keys = rng.sample(v.KEYS, facts)
     values = [rng.choice(v.NUMBERS) for _ in keys] if facts == 1 else rng.sample(v.NUMBERS, facts)
     stated = [Piece(["key", k, x, ";"], known=(3,)) for k, x in zip(keys, values, strict=True)]
@@ -59,6 +65,7 @@ def mqar(rng: Random, length: int, *, pairs: int | None = None, power: float = 0
     and `depth`, `chance` = 1 / pairs.
     """
     pairs = pairs if pairs is not None else max(4, min(64, length // 32))
+    _check("pairs", pairs, len(v.KEYS))
     keys, values = rng.sample(v.KEYS, pairs), rng.sample(v.NUMBERS, pairs)
     facts = [Piece(["key", k, x, ";"], known=(3,)) for k, x in zip(keys, values, strict=True)]
     asks = [Piece(["ask", k, x, ";"], answers=(2,), known=(3,)) for k, x in zip(keys, values, strict=True)]
@@ -91,6 +98,8 @@ def chain(rng: Random, length: int, *, hops: int = 3, chains: int = 3) -> Sample
     The links of all `chains` chains are shuffled through the filler.
     meta: `hops`, `links` (name, target), `depth` and `gap` of each hop.
     """
+    _check("hops", hops, len(v.KEYS))
+    _check("chains", chains, len(v.KEYS) // hops)
     names = rng.sample(v.KEYS, hops * chains)
     values = rng.sample(v.NUMBERS, chains)
     facts, links = [], []
@@ -128,11 +137,13 @@ def _quoted(rng: Random, length: int, mark: str, words: list[str], depth: float 
 
 def copy(rng: Random, length: int, *, words: int = 16, depth: float | None = None) -> Sample:
     """`copy W1 ... Wn ;` once, and again at the end, n different words. meta: `words`, `depth`, `gap`."""
+    _check("words", words, len(v.KEYS))
     return _quoted(rng, length, "copy", rng.sample(v.KEYS, words), depth)
 
 
 def passkey(rng: Random, length: int, *, digits: int = 4, depth: float | None = None) -> Sample:
     """`passkey 4 7 1 9 ;` once, and again at the end; the digits differ. meta: `words`, `depth`, `gap`."""
+    _check("digits", digits, 10)
     return _quoted(rng, length, "passkey", rng.sample(v.NUMBERS[:10], digits), depth)
 
 
@@ -168,6 +179,7 @@ def document(rng: Random, length: int, *, people: int | None = None) -> Sample:
     last mention).
     """
     people = people if people is not None else max(2, min(len(v.FIRST_NAMES), length // 100))
+    _check("people", people, len(v.FIRST_NAMES))
     sample, _, _ = weave(rng, length, [], [], people=People.draw(rng, people), people_rate=0.3)
     sample.answer_positions = [i for i, weight in enumerate(sample.weights) if weight > 0]
     sample.meta.update(kind="perplexity", people=people)
