@@ -51,6 +51,8 @@ def prediction_record(document: Document, prediction: str, generated: int, gener
     depths = document.meta.get("depth")
     if depths is not None and len(depths) == len(hits):
         record["depth"] = depths
+    if "place" in document.meta:
+        record["place"] = document.meta["place"]
     return record
 
 

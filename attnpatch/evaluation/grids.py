@@ -8,7 +8,7 @@ from typing import Any
 
 from attnpatch.evaluation.cells import OK
 from attnpatch.evaluation.headline import Cell, Line, ShortTable, keys_text
-from attnpatch.evaluation.metrics import BINS
+from attnpatch.evaluation.plots_grid import share_at, used_depths
 from attnpatch.evaluation.reaching import TASKS as REACH_TASKS
 from attnpatch.evaluation.tasks.by_position import position_bins
 
@@ -47,21 +47,17 @@ def _tables(cells, what: str, columns: Callable, values: Callable) -> list[Short
     return found
 
 
-def _depth_columns(cells: list[dict[str, Any]], length: int) -> dict[int, str]:
-    """The bins of depth that hold documents, by their middles in percent."""
-    used = [i for i in range(BINS) if any(cell["depth"]["total"][i] for cell in cells)]
-    return {i: f"{100 * (i + 0.5) / BINS:.0f} %" for i in used}
+def _depth_columns(cells: list[dict[str, Any]], length: int) -> dict[float, str]:
+    return {depth: f"{100 * depth:.3g} %" for depth in used_depths(cells)}
 
 
-def _found_and_reach(cells: list[dict[str, Any]], columns: dict[int, str]) -> list[str]:
-    return [f"{_share(cells, 'depth', 'correct', i)} / {_share(cells, 'reach', 'reached', i)}" for i in columns]
+def _found_and_reach(cells: list[dict[str, Any]], columns: dict[float, str]) -> list[str]:
+    parts = (("depth", "correct"), ("reach", "reached"))
+    return [" / ".join(_share(share_at(cells, *part, depth)) for part in parts) for depth in columns]
 
 
-def _share(cells: list[dict[str, Any]], what: str, part: str, index: int) -> str:
-    if any(cell.get(what) is None for cell in cells):
-        return "?"
-    total = sum(cell[what]["total"][index] for cell in cells)
-    return f"{sum(cell[what][part][index] for cell in cells) / total:.2f}" if total else "-"
+def _share(value: float) -> str:
+    return "?" if math.isnan(value) else f"{value:.2f}"
 
 
 def _position_columns(cells: list[dict[str, Any]], length: int) -> dict[int, str]:

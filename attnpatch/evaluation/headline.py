@@ -100,7 +100,7 @@ def task_name(task: str, metric: str) -> str:
     """The name of a column or panel."""
     name = task.replace("_decode", " (decode)")
     if metric in SHORT:
-        return SHORT[metric] if task.startswith("perplexity") else f"{name} {SHORT[metric]}"
+        return SHORT[metric] if task in ("perplexity", "perplexity_decode") else f"{name} {SHORT[metric]}"
     return name if metric in METRICS else f"{name} {metric}"
 
 

@@ -86,6 +86,8 @@ def record(document: Document, logits: torch.Tensor) -> dict[str, Any]:
             values = document.per_answer(name)
             if values is not None:
                 out[name] = values
+        if "place" in document.meta:
+            out["place"] = document.meta["place"]
     return out
 
 
@@ -113,31 +115,35 @@ def scores(task: Task, records: list[dict[str, Any]]) -> dict[str, dict[str, lis
     return found
 
 
-def depth_bin(depth: float) -> int:
-    """The bin of a depth; 0 is the start of the context."""
-    return min(BINS - 1, max(0, int(depth * BINS)))
+def by_depth(records: list[dict[str, Any]]) -> dict[str, list[float]] | None:
+    """Correct answers and answers per depth (0 = start of the context); None if the task has no depth."""
+    hits = [
+        (one.get("place", depth), hit)
+        for one in records
+        for depth, hit in zip(one.get("depth", ()), one.get("hits", ()), strict=False)
+    ]
+    return _per_depth(records, hits, "correct") if hits else None
 
 
-def by_depth(records: list[dict[str, Any]]) -> dict[str, list[int]] | None:
-    """Correct answers and answers per bin of depth; None if the task has no depth."""
-    correct, total = [0] * BINS, [0] * BINS
-    for one in records:
-        for depth, hit in zip(one.get("depth", ()), one.get("hits", ()), strict=False):
-            total[depth_bin(depth)] += 1
-            correct[depth_bin(depth)] += hit
-    return {"correct": correct, "total": total} if any(total) else None
-
-
-def reach_by_depth(records: list[dict[str, Any]], reached: list[int] | None) -> dict[str, list[int]] | None:
-    """Documents whose fact the mask lets through to the question, and documents, per bin of depth; None if unknown."""
+def reach_by_depth(records: list[dict[str, Any]], reached: list[int] | None) -> dict[str, list[float]] | None:
+    """Documents whose fact the mask lets through to the question, and documents, per depth; None if unknown."""
     if reached is None:
         return None
-    inside, total = [0] * BINS, [0] * BINS
     for one, hit in zip(records, reached, strict=True):
         one["reach"] = hit
-        total[depth_bin(one["depth"][0])] += 1
-        inside[depth_bin(one["depth"][0])] += hit
-    return {"reached": inside, "total": total}
+    return _per_depth(records, [(one.get("place", one["depth"][0]), one["reach"]) for one in records], "reached")
+
+
+def _per_depth(records, hits: list[tuple[float, int]], name: str) -> dict[str, list[float]]:
+    """Hits at the depths that were asked for, or in equal bins, named by their middles, where depths were drawn."""
+    chosen = all("place" in one for one in records)
+    at = sorted({depth for depth, _ in hits}) if chosen else [(i + 0.5) / BINS for i in range(BINS)]
+    found, total = [0] * len(at), [0] * len(at)
+    for depth, hit in hits:
+        index = at.index(depth) if chosen else min(BINS - 1, max(0, int(depth * BINS)))
+        total[index] += 1
+        found[index] += hit
+    return {"at": at, name: found, "total": total}
 
 
 def by_position(records: list[dict[str, Any]]) -> dict[str, list[float]] | None:

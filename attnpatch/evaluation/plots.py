@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.cells import OK
 from attnpatch.evaluation.headline import DETAIL_ONLY, task_name
-from attnpatch.evaluation.metrics import BINS
+from attnpatch.evaluation.plots_grid import grids, share
 
 if TYPE_CHECKING:
     from attnpatch.evaluation.results import Results
@@ -29,6 +29,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
         raise ImportError('plots need matplotlib: pip install "attnpatch[eval]"') from error
     matplotlib.use("Agg", force=False)
     figures = {"accuracy_vs_budget.png": _budget(results), "needle_depth.png": _depth(results)}
+    figures |= grids(results.cells)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in figures.items():
@@ -121,7 +122,8 @@ def _depth(results: Results):
         axis.set_yticks(
             range(len(groups)), [name if budget is None else f"{name} @{budget}" for budget, name in groups]
         )
-        axis.set_xticks(range(BINS), [f"{(i + 0.5) / BINS:.2f}" for i in range(BINS)])
+        at = next(cell["depth"]["at"] for cell in cells if _is(cell, length, task, *groups[0]))
+        axis.set_xticks(range(len(at)), [f"{depth:.2f}" for depth in at])
         axis.tick_params(labelsize=8)
         axis.set_xlabel("depth of the needle (0 = start of the context, 1 = just before the question)", fontsize=8)
         axis.set_title(f"{task}, {length} tokens", fontsize=10)
@@ -140,9 +142,7 @@ def _is(cell: dict[str, Any], length: int, task: str, budget: int | None, method
 
 def _share(cells: list[dict[str, Any]]) -> list[float]:
     """Share of answers right per depth, over all seeds; NaN where nothing was asked."""
-    correct = [sum(cell["depth"]["correct"][i] for cell in cells) for i in range(BINS)]
-    total = [sum(cell["depth"]["total"][i] for cell in cells) for i in range(BINS)]
-    return [c / t if t else float("nan") for c, t in zip(correct, total, strict=True)]
+    return [share(cells, "depth", "correct", index) for index in range(len(cells[0]["depth"]["at"]))]
 
 
 def _model(results: Results) -> str:

@@ -80,6 +80,8 @@ class Builder:
         meta = {"items": items}
         if draft.depths:
             meta["depth"] = list(draft.depths)
+        if recipe.place is not None:
+            meta["place"] = recipe.place
         return Document(str(index), ids, (), meta, draft.references)
 
     def _check_answers(self, draft: Draft) -> None:

@@ -40,10 +40,12 @@ class Needles:
     def recipe(self, words: Words | None, essay: list[str], depth: float | None) -> Recipe:
         """`essay` in words, for the essay haystack; `depth` (0 to 1) of the asked needle, None to draw it."""
 
-        def draft(rng: Random, count: int) -> Draft:
-            return self._draft(rng, count, words, essay, depth if self.single else None)
+        place = depth if self.single else None
 
-        return Recipe(draft, least=max(self.keys, self.queries) * self.values)
+        def draft(rng: Random, count: int) -> Draft:
+            return self._draft(rng, count, words, essay, place)
+
+        return Recipe(draft, least=max(self.keys, self.queries) * self.values, place=place)
 
     def _draft(self, rng: Random, count: int, words: Words | None, essay: list[str], depth: float | None) -> Draft:
         keys = _different(rng, self.key, words, max(self.keys, self.queries), ())

@@ -34,12 +34,14 @@ class Recipe:
         least: the smallest count that works.
         most: the largest count there is material for, None if it can be repeated.
         material: what runs out at `most`, and the option that gives more of it.
+        place: the depth that was asked for, None if it is drawn.
     """
 
     draft: Callable[[Random, int], Draft]
     least: int
     most: int | None = None
     material: tuple[str, str] = ("", "")
+    place: float | None = None
 
 
 class TooShort(ValueError):

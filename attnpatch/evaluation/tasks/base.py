@@ -20,8 +20,8 @@ class Document:
         input_ids: token ids, special tokens included; as long as the task's length says, or, where the model
             generates, the prompt, which leaves room for the answer.
         answers: indices p of the tokens to be predicted, ascending; position p - 1 predicts token p.
-        meta: per-answer lists or one value for all (`depth`, `gap`), `candidates` (ids of the possible answers),
-            `slices` (name -> indices into `answers`, scored apart as well).
+        meta: per-answer lists or one value for all (`depth`, `gap`), `place` (the depth that was asked for),
+            `candidates` (ids of the possible answers), `slices` (name -> indices into `answers`, scored apart).
         references: where the model generates: the texts that a right prediction holds.
     """
 

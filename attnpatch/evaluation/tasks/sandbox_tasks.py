@@ -49,7 +49,9 @@ def _at_depths(origin: str, length: int, count: int, seed: int, options: TaskOpt
         depth = options.depth(index, DEPTHS)
         # One stream per document: `samples` numbers its rows from 0.
         row = sandbox.samples(origin, length, 1, stream="test", seed=seed * 1_000_000 + index, depth=depth)[0]
-        documents.append(_document(str(index), row))
+        document = _document(str(index), row)
+        document.meta["place"] = depth
+        documents.append(document)
     return documents
 
 

@@ -60,7 +60,9 @@ def text_tasks(tokenizer, options: TaskOptions) -> dict[str, Task]:
 
 def _at_depths(builder, options: TaskOptions):
     def build(rng: Random, language: Language, length: int, *, index: int):
-        return builder(rng, language, length, index=index, depth=options.depth(index, DEPTHS))
+        depth = options.depth(index, DEPTHS)
+        ids, answers, meta = builder(rng, language, length, index=index, depth=depth)
+        return ids, answers, {**meta, "place": depth}
 
     return build
 
