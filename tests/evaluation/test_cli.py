@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 from typer.testing import CliRunner
 
+from attnpatch.cli import eval as eval_cli
 from attnpatch.cli.eval import app
 from attnpatch.cli.lists import expand
 from attnpatch.evaluation import Results, runner
@@ -146,3 +148,18 @@ def test_help_has_examples(command):
     assert done.exit_code == 0
     assert "attnpatch-eval" in done.stdout
     assert "Examples" in done.stdout
+
+
+def test_examples_run(checkpoint, tmp_path, monkeypatch):
+    """What --help shows works as it stands; runs are planned only, on the packaged model."""
+    monkeypatch.chdir(tmp_path)
+    assert small(checkpoint, "attnpatch-results").exit_code == 0
+    pages = (eval_cli.RUN_EXAMPLES, eval_cli.LIST_EXAMPLES, eval_cli.REPORT_EXAMPLES, eval_cli.COMPARE_EXAMPLES)
+    shown = "\n".join(pages)
+    lines = [shlex.split(line) for line in shown.splitlines() if line.startswith("attnpatch-eval")]
+    assert len(lines) >= 8
+    for _, *words in lines:
+        if words[0] == "run" and "--dry-run" not in words:
+            words.append("--dry-run")
+        done = call(*words)
+        assert done.exit_code == 0, (words, done.output)
