@@ -50,7 +50,7 @@ def _grid(task: str, cells: list[dict[str, Any]]):
     for axis in axes[-1]:
         axis.set_xlabel("tokens", fontsize=8)
     figure.colorbar(image, ax=list(axes.flat), label="share found", fraction=0.05)
-    note = "\nred: share of needles that the mask can pass on to the question, if not all" if task in REACH_TASKS else ""
+    note = "; red: share that the mask can pass on to the question, if not all" if task in REACH_TASKS else ""
     figure.suptitle(f"{task}: needles found by depth and length{note}", fontsize=11)
     return figure
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 _STRAIGHT = 4  # so many tries follow the straight line through the last one, then the bracket is doubled or halved
 _ROUNDS = 64
+_ITEMS_PER_TOKEN = 4  # items are words or lines: a haystack of more of them than this is text that nobody counts
 
 
 def largest_count(tokens: Callable[[int], int], budget: int, least: int, most: int | None, guess: int) -> int | None:
@@ -20,12 +21,15 @@ def largest_count(tokens: Callable[[int], int], budget: int, least: int, most: i
     base = tokens(least)
     if base > budget:
         return None
+    end = least + _ITEMS_PER_TOKEN * budget
     low, high = least, None if most is None else most + 1  # low fits, high does not
     count = guess
     for tried in range(_ROUNDS):
         if high is not None and high - low <= 1:
             return low
-        count = max(low + 1, count if high is None else min(count, high - 1))
+        if low >= end:
+            break
+        count = max(low + 1, min(count, end if high is None else high - 1))
         used = tokens(count)
         if used <= budget:
             low = count
@@ -37,8 +41,6 @@ def largest_count(tokens: Callable[[int], int], budget: int, least: int, most: i
             count = low + 2 ** (tried - _STRAIGHT + 1)
         else:
             count = (low + high) // 2
-        if low > least + 100 * budget:
-            break
     raise ValueError("the prompt does not grow with its haystack: the tokenizer drops the text")
 
 
