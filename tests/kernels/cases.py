@@ -22,11 +22,11 @@ RULES = {
     "window-sinks": Window(30, sink=5),
     "window-reach": Window(40, sink=60, reach=55),
     "slots": PermutedWindow(shuffled, 20, 19),
-    "slots-open": PermutedWindow(shuffled, 25, 4, circular=False),
+    "slots-open": PermutedWindow(shuffled, 25, 4, circular=False, sink=4),
     "slots-local": PermutedWindow(shuffled, 9, 8, sink=3, local=7),
     "slots-heads": PermutedWindow(shuffled_by_head, 12, 11),
     "buckets": PermutedBuckets(shuffled, 48),
-    "buckets-previous": PermutedBuckets(shuffled, 31, previous=1),
+    "buckets-previous": PermutedBuckets(shuffled, 31, previous=1, sink=2),
     "buckets-local": PermutedBuckets(shuffled, 24, sink=2, local=5),
 }
 
