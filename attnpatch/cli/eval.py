@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from attnpatch.cli.console import examples
-from attnpatch.cli.lists import ListCommand
+from attnpatch.cli.lists import ListCommand, parse_json, parts
 from attnpatch.patching.errors import AttnPatchError
 
 DEFAULT_OUTPUT = Path("attnpatch-results")
@@ -156,6 +156,9 @@ def run(
     Cells that are in --output-path already are not computed again. --methods without --budgets or --suite runs the
     methods as configured; with budgets their windows are searched so that all see the same number of keys.
 
+    lm-eval's tasks run by their names, on documents as long as they are: --tasks hellaswag,longbench --limit 100. The
+    prefix lm_eval: tells them from ours of the same name.
+
     A checkpoint: attnpatch-eval run --model Qwen/Qwen3-8B --dtype bfloat16 --device-map auto --lengths 4k 8k --methods
     sliding stochastic --budgets length/8 --tasks needle mqar perplexity
 
@@ -172,7 +175,7 @@ def run(
         if methods and suite is None and not budgets:
             values.pop("budgets", None)
         given = {
-            "model": model, "methods": methods, "budgets": budgets, "tasks": _parts(tasks), "lengths": lengths,
+            "model": model, "methods": methods, "budgets": budgets, "tasks": parts(tasks), "lengths": lengths,
             "limit": limit, "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed,
             "speed_rounds": speed_rounds, "depths": depths,
             "generation_batch_size": generation_batch_size, "chat_template": chat_template or None,
@@ -180,7 +183,7 @@ def run(
         values |= {key: value for key, value in given.items() if value not in (None, [])}
         foreign = {
             "include_path": include_path, "num_fewshot": num_fewshot, "system_instruction": system_instruction,
-            "gen_kwargs": gen_kwargs, "metadata": _json("metadata", metadata), "loglikelihood": loglikelihood,
+            "gen_kwargs": gen_kwargs, "metadata": parse_json("--metadata", metadata), "loglikelihood": loglikelihood,
         }  # fmt: skip
         foreign = {key: value for key, value in foreign.items() if value not in (None, [])}
         if foreign:
@@ -195,22 +198,6 @@ def run(
             _show_plan(prepared)
             raise typer.Exit(0)
         _run(prepared, output_path, overwrite, strict, quiet)
-
-
-def _parts(given: list[str] | None) -> list[str]:
-    """`a,b c` as a list of three."""
-    return [part for one in given or [] for part in one.split(",") if part]
-
-
-def _json(name: str, text: str | None):
-    import json
-
-    from attnpatch.evaluation.errors import UsageError
-
-    try:
-        return None if text is None else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f'--{name} {text!r} is not JSON: {error}. Write it as \'{{"key": "value"}}\'.') from error
 
 
 def _run(prepared, output_path: Path, overwrite: bool, strict: bool, quiet: bool) -> None:
@@ -281,6 +268,9 @@ def list_(kind: Annotated[Kind, typer.Argument(help="methods, tasks or suites")]
                 for name, sources in known().items()
             }
             entries |= {name: text for name, (_, text) in GROUPS.items()}
+            entries["lm_eval:NAME"] = (
+                "lm-eval's tasks, groups and tags, also by the bare name; attnpatch-lm-eval ls tasks"
+            )
         else:
             from attnpatch.evaluation.suites import load_suite, suite_names
 

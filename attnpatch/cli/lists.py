@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import typer
 from typer.core import TyperCommand
+
+from attnpatch.patching.errors import AttnPatchError
 
 
 class ListCommand(TyperCommand):
@@ -18,6 +23,19 @@ class ListCommand(TyperCommand):
             name for parameter in self.params if getattr(parameter, "multiple", False) for name in parameter.opts
         }
         return super().parse_args(ctx, expand(args, repeatable))
+
+
+def parts(given: list[str] | None) -> list[str]:
+    """`["a,b", "c"]` as a list of three."""
+    return [part for one in given or [] for part in one.split(",") if part]
+
+
+def parse_json(option: str, text: str | None) -> Any:
+    """The value of a JSON option, None if it was not given. Raises AttnPatchError for text that is not JSON."""
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise AttnPatchError(f"{option} {text!r} is not JSON: {error}. Write it as '{{\"key\": 1}}'.") from error
 
 
 def expand(args: list[str], repeatable: set[str]) -> list[str]:

@@ -32,8 +32,8 @@ class Suite(BaseModel):
     prefill query that every method without a window of its own is matched to, as tokens or `length/8`; none: methods
     run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the needle, in
     percent, for tasks that place one. speed_rounds: times each method is timed in turn with the others; 0: not at all.
-    generation_batch_size: for tasks that generate; chat_template: for those and
-    for lm-eval's. lm_eval: how lm-eval's tasks are asked.
+    generation_batch_size: for tasks that generate; chat_template: for those and for lm-eval's. lm_eval: how lm-eval's
+    tasks are asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

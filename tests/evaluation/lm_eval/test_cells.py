@@ -38,11 +38,11 @@ def values(results, task, method="stock"):
 
 @pytest.fixture(scope="module")
 def three(model, tokenizer):
-    """The three tasks under three methods."""
+    """The three tasks, and one with a metric of the corpus only, under three methods."""
     methods = ["sliding:window=2,sink=0", "stochastic:window=2"]
     return evaluate(
-        model, tokenizer, tasks=list(THREE), methods=methods, lengths=[64], limit=4, batch_size=2, speed_rounds=0,
-        lm_eval={"include_path": [str(TASK_FILES)]},
+        model, tokenizer, tasks=[*THREE, "toy_corpus"], methods=methods, lengths=[64], limit=4, batch_size=2,
+        speed_rounds=0, lm_eval={"include_path": [str(TASK_FILES)]},
     )  # fmt: skip
 
 
@@ -74,13 +74,14 @@ def test_rows_have_paired_differences_and_what_has_no_score_per_document_has_non
     rows = {(row.method, row.task, row.metric): row for row in three.rows}
     perplexity = rows["sliding(sink=0, window=2)", "toy_roll", "word_perplexity"]
     assert perplexity.delta_low <= perplexity.delta <= perplexity.delta_high
-    mcc = rows["sliding(sink=0, window=2)", "toy_mc", "mcc"]
+    mcc = rows["sliding(sink=0, window=2)", "toy_corpus", "mcc"]
     assert (mcc.low, mcc.delta_low) == (None, None)
-    assert mcc.delta == pytest.approx(mcc.value - rows["stock", "toy_mc", "mcc"].value)
+    assert mcc.delta == pytest.approx(mcc.value - rows["stock", "toy_corpus", "mcc"].value)
     assert rows["stock", "toy_mc", "acc"].length is None
 
 
-def test_tables_csv_and_json_hold_them(three, tmp_path):
+def test_tables_csv_and_json_hold_them(three, tmp_path, monkeypatch):
+    monkeypatch.setattr(Results, "plot", lambda self, folder: [])  # slow; drawn once, further down
     three.save(tmp_path)
     again = Results.load(tmp_path)
     assert [row.to_dict() for row in again.rows] == [row.to_dict() for row in three.rows]
@@ -88,6 +89,11 @@ def test_tables_csv_and_json_hold_them(three, tmp_path):
     assert "toy_mc acc_norm" in text
     assert "toy_roll, word perplexity, documents of their own length" in text
     assert "lm-eval" in text
+
+
+def test_plots_take_what_has_a_length_and_what_has_none(run, tmp_path):
+    results = run(["needle", "toy_corpus"], limit=2, lengths=[128])
+    assert [path.name for path in results.plot(tmp_path)][:1] == ["accuracy_vs_budget.png"]
 
 
 def test_cells_say_how_they_were_scored(three):
