@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from . import chunked
 from .backends import Executor, choose
+from .decode import decode
 from .merge import add_sink_logits, merge
 from .planning import plans
 from .reference import dense_attention
 from .rules import Causal, Permuted, Rule
-from .softmax import block_attention
+from .softmax import block_attention, fast_lse
 from .spans import Geometry, check_spans, geometry, groups
 
 
@@ -108,8 +110,14 @@ def real_rows(q, k, v, rule: Rule, at: Geometry, scale: float, executor: Executo
     """Attention of real tokens only: output, lse | None, path name."""
     if rule.sees_all(at.n):
         rule = Causal()
-    if isinstance(rule, Causal) and at.first == at.key_first and at.last == at.key_last:
-        return *block_attention(q, k, v, None, scale, causal=q.shape[2] > 1, want_lse=want_lse), "dense-causal"
+    if isinstance(rule, Causal) and at.last == at.key_last:
+        past = at.first - at.key_first
+        if q.shape[2] == 1:
+            return *decode(q, k, v, scale=scale, want_lse=want_lse), "dense-rows"
+        if past == 0:
+            return *block_attention(q, k, v, None, scale, causal=True, want_lse=want_lse), "dense-causal"
+        if q.shape[2] > chunked.FEW_ROWS and fast_lse(q, k, v):
+            return *_after_past(q, k, v, past, scale), "dense-chunk"
     if isinstance(rule, Permuted):
         slots = rule.slots(at.n, q.device)
         if slots.ndim == 2:
@@ -117,6 +125,13 @@ def real_rows(q, k, v, rule: Rule, at: Geometry, scale: float, executor: Executo
     else:
         slots = None
     return _by_plans(q, k, v, rule, slots, at, scale, executor, want_lse)
+
+
+def _after_past(q, k, v, past: int, scale: float):
+    """Causal attention of the last rows over all keys: the keys before them need no mask."""
+    earlier = block_attention(q, k[:, :, :past], v[:, :, :past], None, scale, want_lse=True)
+    own = block_attention(q, k[:, :, past:], v[:, :, past:], None, scale, causal=True, want_lse=True)
+    return merge(earlier, own)
 
 
 def _by_plans(q, k, v, rule, slots, at, scale, executor: Executor, want_lse: bool):

@@ -10,6 +10,10 @@ from .rules import Causal, Permuted, PermutedWindow, Rule, Window
 from .spans import Geometry
 from .window import prefix_plan, window_plan
 
+# Where blocks see very many keys they get fewer rows, so that a block's mask stays small.
+BLOCK_CELLS = 1 << 21
+MIN_BLOCK = 64
+
 
 def plans(
     rule: Rule, at: Geometry, slots: torch.Tensor | None, block: int, permuted_block: int, even: bool
@@ -18,8 +22,12 @@ def plans(
 
     slots: [n] for a permuted rule (of one head), else None. block, permuted_block, even: see `Executor`.
     """
-    if isinstance(rule, (Causal, Window)):
-        return [window_plan(rule, at, block)]
+    keys = at.key_last - at.key_first
+    fitting = block if even else _fitting(block, keys)
+    if isinstance(rule, Causal):
+        return [window_plan(rule, at, fitting)]
+    if isinstance(rule, Window):
+        return [window_plan(rule, at, block if even else _fitting(block, min(rule.window, keys)))]
     if not isinstance(rule, Permuted):
         raise TypeError(f"rule must be Causal, Window, PermutedWindow or PermutedBuckets, got {rule!r}")
     parts = [
@@ -29,6 +37,10 @@ def plans(
     ]
     if rule.sink or rule.local:
         parts.append(window_plan(Window(max(rule.local, 1), rule.sink), at, block))
-    prefix = prefix_plan(rule, at, block, slots.int())
+    prefix = prefix_plan(rule, at, fitting, slots.int())
     # Permuting copies q, k and v and merging reads outputs twice: worth it for a clear gain only.
     return parts if sum(part.scored for part in parts) < 0.9 * prefix.scored else [prefix]
+
+
+def _fitting(block: int, keys: int) -> int:
+    return min(block, max(MIN_BLOCK, BLOCK_CELLS // keys))

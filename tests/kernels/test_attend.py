@@ -10,6 +10,8 @@ from attnpatch.kernels.reference import dense_attention
 
 from .cases import RULES, TOLERANCE, inputs, shuffled, shuffled_by_head
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+
 PADDINGS = {
     "none": lambda n: None,
     "left": lambda n: [(0, n), (n // 3, n)],

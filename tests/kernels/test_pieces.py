@@ -155,6 +155,9 @@ def test_the_path_is_named():
     assert ran["slots-heads"] == "chunked-slots"
     assert ran["buckets-local"] == "chunked-buckets+chunked-window"
     assert attend(q, k, v, Window(2000)).backend == "dense-causal"
+    assert attend(q[:, :, -1:], k, v, Window(2000), offset=1299).backend == "dense-rows"
+    assert attend(q[:, :, -90:], k, v, Window(2000), offset=1210).backend == "dense-chunk"
+    assert attend(q[:, :, -3:], k, v, Window(50, sink=4), offset=1297).backend == "chunked-window"
 
 
 def test_masks_made_in_inference_mode_serve_training():

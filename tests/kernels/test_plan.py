@@ -88,6 +88,18 @@ def test_short_prompts_stay_in_the_original_order():
     assert names == {300: ["prefix"], 4000: ["slots"]}
 
 
+def test_blocks_that_see_many_keys_have_fewer_rows():
+    def block(rule, n):
+        at = Geometry(n - 1000, n, 0, n, n)
+        slots = rule.slots(n) if isinstance(rule, Permuted) else None
+        (plan,) = plans(rule, at, slots, 192, 128, False)
+        return plan.blocks[0][1]
+
+    assert block(Causal(), 4096) == 192
+    assert block(Causal(), 1 << 17) == 64
+    assert block(Window(256), 1 << 17) == 192
+
+
 def test_runs_join_shifted_blocks():
     plan = Plan(
         "x",
