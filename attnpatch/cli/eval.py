@@ -209,8 +209,8 @@ def _run(prepared, output_path: Path, overwrite: bool, strict: bool, quiet: bool
 
         logging.disable_progress_bar()
     results = prepared.run(resume=not overwrite, progress=reporter(quiet))
-    written = results.save(output_path)
     _show_headline(results)
+    written = results.save(output_path)
     log = Console(stderr=True, quiet=quiet)
     for line in (
         *results.problems(),
