@@ -47,7 +47,7 @@ _decoded = "; the question is fed token by token over the cached context"
 
 def expand(name: str) -> tuple[str, ...]:
     """The tasks behind a group's name; a task stands for itself."""
-    return GROUPS[name][0] if name in GROUPS else (name,)
+    return GROUPS[name][0] if isinstance(name, str) and name in GROUPS else (name,)
 
 
 def check_names(names: list[str], include_path: tuple[str, ...] = ()) -> None:

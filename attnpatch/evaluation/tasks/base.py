@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnpatch.evaluation.errors import SkipCell
+from attnpatch.evaluation.errors import SkipCell, UsageError
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,13 @@ class Task:
         """`count` documents of exactly `length` tokens; prompts are at most that long with the answer.
 
         Raises:
-            SkipCell: the task does not work at this length.
+            SkipCell: the task does not work at this length, or something it needs is missing.
+            UsageError: a file that it needs cannot be read.
         """
         try:
             documents = self.build(length, count, seed)
+        except UsageError:
+            raise
         except ValueError as error:
             raise SkipCell(str(error), "take another length with --lengths") from error
         wrong = [d.id for d in documents if not self._fits(d, length)]
