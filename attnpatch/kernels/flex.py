@@ -31,11 +31,11 @@ def run_plan(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of q [B, H, Q, D] over k, v [B, Hkv, K, D] by `plan` (even blocks of 128 rows).
 
-    compiled: None compiles on CUDA only. Returns output [B, H, Q, D] and lse [B, H, Q] | None.
+    compiled: None compiles on CUDA only (on CPU torch compiles it for inference without lse). Returns output [B, H, Q, D] and lse [B, H, Q] | None.
     """
     if plan.order_q is not None:
         q, k, v = take_rows(q, plan.order_q), take_rows(k, plan.order_k), take_rows(v, plan.order_k)
-    run = _compiled() if compiled or (compiled is None and q.device.type == "cuda") else flex_attention
+    run = _compiled(q.device.type) if compiled or (compiled is None and q.device.type == "cuda") else flex_attention
     mask = block_mask(plan, q.shape[2], k.shape[2], q.device)
     grouped = q.shape[1] != k.shape[1]
     # Every rule, dtype and head count is a graph of its own; past dynamo's default of 8 it would go dense in silence.
@@ -80,9 +80,10 @@ def _touched(ranges) -> list[int]:
     return found
 
 
-@lru_cache(maxsize=1)
-def _compiled():
-    return torch.compile(flex_attention)
+@lru_cache(maxsize=2)
+def _compiled(device_type: str):
+    # On CPU, torch 2.13 generates wrong C++ for mask tensors of dynamic length: one graph per length there.
+    return torch.compile(flex_attention, dynamic=False if device_type == "cpu" else None)
 
 
 def _lse_request(want_lse: bool) -> dict:
