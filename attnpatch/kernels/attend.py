@@ -46,8 +46,8 @@ def attend(
     Query row r has the absolute index offset + r, key column c has key_offset + c; keys from offset + Q on are
     never visible. spans: per batch row the (start, stop) of its real tokens in absolute indices (left and right
     padding); padded query rows see their own key only. sink_logits: [H], one more softmax column without a value
-    (GPT-OSS); the lse then includes it. Differentiable; where an lse is needed (return_lse, sink_logits, sinks or local keys
-    beside a permutation) autograd keeps each block's weights: O(Q window) memory.
+    (GPT-OSS); the lse then includes it. Differentiable; where an lse is needed (return_lse, sink_logits, sinks or
+    local keys beside a permutation) autograd keeps each block's weights: O(Q window) memory.
     backend: "auto", "chunked", "flex" or "reference" (dense float64).
     Raises ValueError or TypeError for arguments that do not fit each other.
     """

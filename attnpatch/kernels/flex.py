@@ -31,7 +31,8 @@ def run_plan(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of q [B, H, Q, D] over k, v [B, Hkv, K, D] by `plan` (even blocks of 128 rows).
 
-    compiled: None compiles on CUDA only (on CPU torch compiles it for inference without lse). Returns output [B, H, Q, D] and lse [B, H, Q] | None.
+    compiled: None compiles on CUDA only (on CPU torch compiles inference without lse).
+    Returns output [B, H, Q, D] and lse [B, H, Q] | None.
     """
     if plan.order_q is not None:
         q, k, v = take_rows(q, plan.order_q), take_rows(k, plan.order_k), take_rows(v, plan.order_k)
