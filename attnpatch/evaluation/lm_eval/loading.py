@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from typing import Any
 
@@ -12,12 +14,25 @@ from attnpatch.evaluation.lm_eval.seeds import seeded
 BABILONG = (1, 2, 4, 8, 16, 32, 64, 128)  # thousand tokens
 _WORDY = ("ruler_vt", "ruler_cwe")  # their loops do not end when words are many tokens long
 _TOKENS_PER_WORD = 4
+_RULER = {  # how lm-eval's tasks differ from NVIDIA's, and from our ruler_* tasks; scores are 0 to 1 there
+    "niah": "sizes in steps of 25 or 500 words, essays not repeated",
+    "ruler_vt": "other wording, one fixed example",
+    "ruler_cwe": "without its example in the prompt",
+    "ruler_fwe": "up to 50 tokens over the length",
+    "ruler_qa": "the share of references found, where NVIDIA counts any of them as right",
+}
 
 
 def sized(index: dict[str, Any], name: str) -> bool:
     """True if the task makes or picks its documents for a length: RULER (its metrics are lengths) and BABILong."""
     metrics = (index[name].cfg or {}).get("metric_list") or []
     return name.startswith("babilong_") or any(str(metric.get("metric")).isdigit() for metric in metrics)
+
+
+def difference(name: str) -> str:
+    """For descriptions of lm-eval's RULER tasks: what is not as in NVIDIA's; empty for other tasks."""
+    found = [text for start, text in _RULER.items() if name.startswith(start)]
+    return f"; not as in NVIDIA's RULER: {found[0]}" if found else ""
 
 
 def load(task_manager, name: str, source, length: int | None, metadata: dict[str, Any], data_seed: int):
@@ -47,10 +62,11 @@ def load_whole(task_manager, name: str, data_seed: int) -> dict[str, Any] | Skip
 
 def _attempt(task_manager, wanted, name: str, dataset: str | None) -> dict[str, Any]:
     try:
-        return task_manager.load(wanted)["tasks"]
+        with contextlib.redirect_stdout(io.StringIO()):  # some tasks print; our tables alone go to stdout
+            return task_manager.load(wanted)["tasks"]
     except ImportError as error:
         raise SkipCell(
-            f"extra missing: lm-eval task {name!r} needs {one_line(error, 120)}",
+            f"extra missing: lm-eval task {name!r} needs {one_line(error, 200)}",
             'install what it names; lm-eval\'s own extras are pip install "lm-eval[longbench]" and so on',
         ) from error
     except Exception as error:  # a task file can raise anything; the other tasks still run

@@ -39,7 +39,7 @@ class Scoring:
         "context": the context alone is the prompt. What a method decides, it decides without the continuation, and
             the scored rows are decode rows; only the first scored token is predicted by a row of the prompt. The
             context of a rolling window (perplexity of running text) is its first token, so there nearly all rows
-            are decode rows.
+            are decode rows. The measured budget then counts prompt and scored rows together.
     padding: requests of different length may share a batch. lm-eval pads them on the right without a mask, which is
         harmless to methods that look back only, and changes the length that others see.
     """

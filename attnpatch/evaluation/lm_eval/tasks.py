@@ -138,7 +138,8 @@ class LmEvalTasks:
             name=name,
             source=SOURCE,
             version=str(task.VERSION),
-            description=f"lm-eval {metadata.version('lm_eval')}, {kind}, {mean:g} tokens a prompt",
+            description=f"lm-eval {metadata.version('lm_eval')}, {kind}, {mean:g} tokens a prompt"
+            + loading.difference(names.bare(name)),
             metric=SOURCE,
             chance=None,
             build=_not_built_here,

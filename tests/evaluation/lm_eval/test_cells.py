@@ -255,6 +255,12 @@ def test_lengths_of_babilong_and_words_of_ruler():
     assert loading._for_length("babilong_qa1", None, 4096) == {"max_seq_lengths": "4k"}
 
 
+def test_descriptions_say_where_lm_evals_ruler_is_another():
+    assert "one fixed example" in loading.difference("ruler_vt")
+    assert "steps of 25" in loading.difference("niah_multikey_2")
+    assert loading.difference("hellaswag") == ""
+
+
 def test_lm_evals_ruler_is_refused_where_it_would_not_end(tokenizer):
     source = type("Source", (), {"tokenizer": tokenizer})
     with pytest.raises(Exception, match="'ruler_vt' does not end with a tokenizer that makes 9 tokens of a word"):
