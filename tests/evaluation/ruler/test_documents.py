@@ -11,6 +11,8 @@ import pytest
 from attnpatch.evaluation.errors import SkipCell
 from attnpatch.evaluation.generation import matches
 from attnpatch.evaluation.ruler.build import Builder
+from attnpatch.evaluation.ruler.material import Words
+from attnpatch.evaluation.ruler.needles import Needles
 from attnpatch.evaluation.ruler.prompt import Prompts
 from attnpatch.evaluation.ruler.specs import ALL, OFFLINE, RULER_TASKS
 from attnpatch.evaluation.tasks import documents_hash
@@ -134,6 +136,16 @@ def test_several_needles_are_asked_in_the_plural(tasks_of):
     for key, value in zip((first, second, third, last), document.references, strict=True):
         assert f"magic numbers for {key} is: {value}." in text
     assert text.endswith("mentioned in the provided text are")
+
+
+def test_values_belong_to_their_keys():
+    words = Words(WORDS, WORDS, WORDS)
+    draft = Needles("noise", keys=3, values=2, queries=2).recipe(words, [], None).draft(Random(0), 40)
+    found = re.findall(r"magic numbers for (\S+) is: (\d{7})\.", draft.text)
+    assert len(found) == len({value for _, value in found}) == 6
+    asked = re.search(r"numbers for (\S+), and (\S+) mentioned in the provided text\?", draft.text).groups()
+    owned = [{value for key, value in found if key == wanted} for wanted in asked]
+    assert [set(draft.references[:2]), set(draft.references[2:])] == owned
 
 
 def test_variables_follow_one_chain(tasks_of):

@@ -85,6 +85,16 @@ def test_largest_count(least, most, guess):
         assert all(least <= count <= (most or count) for count in tries if count != most)
 
 
+@pytest.mark.parametrize("power", [0.9, 1.5, 3])
+@pytest.mark.parametrize("guess", [1, 60, 4000])
+@pytest.mark.parametrize("most", [None, 300, 100_000])
+def test_largest_count_where_tokens_follow_no_straight_line(power, guess, most):
+    for budget in range(40, 900, 37):
+        found = largest_count(lambda count: 10 + int(count**power), budget, 2, most, guess)
+        assert 10 + int(found**power) <= budget
+        assert found == most or 10 + int((found + 1) ** power) > budget
+
+
 def test_largest_count_gives_up_on_what_does_not_grow():
     with pytest.raises(ValueError, match="does not grow"):
         largest_count(lambda count: 3, 10, 1, None, 4)
