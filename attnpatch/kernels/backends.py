@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from . import chunked, flex
+from . import chunked
+from .plan import FLEX_BLOCK
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,15 @@ class Executor:
     even: bool = False
 
 
+def _run_flex(*arguments):
+    from .flex import run_plan  # brings torch._dynamo along, which takes seconds to import
+
+    return run_plan(*arguments)
+
+
 EXECUTORS = {
     "chunked": Executor("chunked", chunked.run_plan, chunked.BLOCK, chunked.PERMUTED_BLOCK),
-    "flex": Executor("flex", flex.run_plan, flex.BLOCK, flex.BLOCK, even=True),
+    "flex": Executor("flex", _run_flex, FLEX_BLOCK, FLEX_BLOCK, even=True),
 }
 BACKENDS = ("auto", "reference", *EXECUTORS)
 

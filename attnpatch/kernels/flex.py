@@ -14,9 +14,9 @@ import torch._dynamo
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .chunked import take_rows
+from .plan import FLEX_BLOCK as BLOCK
 from .plan import Plan
 
-BLOCK = 128
 GRAPHS = 256
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+FLEX_BLOCK = 128  # query rows, and keys, of one block of a FlexAttention mask
+
 
 @dataclass(frozen=True)
 class Run:

@@ -251,7 +251,9 @@ class Call:
         tally = self.forward.tallies.get(memo)
         if tally is None:
             tally = self.forward.tallies[memo] = Tally(rule or self.own_rule, self._segments(rule, first, last))
-        self.stats.add(backend, tally, decode=self.forward.offset > 0)
+        prompt = self.forward.declared_prompt
+        decode = self.offset > 0 if prompt is None else self.offset + first >= prompt
+        self.stats.add(backend, tally, decode=decode)
 
     def _segments(self, rule, first: int, last: int) -> tuple[tuple[int, int, int], ...]:
         """Each row's real query rows as (first, last, number of its tokens)."""
