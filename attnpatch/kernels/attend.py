@@ -136,7 +136,7 @@ def _after_past(q, k, v, past: int, scale: float):
 
 
 def _by_plans(q, k, v, rule, slots, at, scale, executor: Executor, want_lse: bool):
-    found = plans(rule, at, slots, executor.block, executor.permuted_block, executor.even)
+    found = plans(rule, at, slots, executor.block, executor.slots_block, executor.even)
     several = len(found) > 1
     results = [executor.run(plan, q, k, v, scale, want_lse or several) for plan in found]
     output, lse = reduce(merge, results) if several else results[0]

@@ -16,14 +16,14 @@ from .plan import FLEX_BLOCK
 class Executor:
     """Runs one plan: run(plan, q, k, v, scale, want_lse) -> (output, lse | None).
 
-    block, permuted_block: query rows per block in the original and in a permuted order; even: it needs blocks of
-    exactly that size from row 0 on.
+    block, slots_block: query rows per block, the latter for exact slots, whose blocks need masks of their own;
+    even: it needs blocks of exactly that size from row 0 on.
     """
 
     name: str
     run: Callable
     block: int
-    permuted_block: int
+    slots_block: int
     even: bool = False
 
 
@@ -34,7 +34,7 @@ def _run_flex(*arguments):
 
 
 EXECUTORS = {
-    "chunked": Executor("chunked", chunked.run_plan, chunked.BLOCK, chunked.PERMUTED_BLOCK),
+    "chunked": Executor("chunked", chunked.run_plan, chunked.BLOCK, chunked.SLOTS_BLOCK),
     "flex": Executor("flex", _run_flex, FLEX_BLOCK, FLEX_BLOCK, even=True),
 }
 BACKENDS = ("auto", "reference", *EXECUTORS)

@@ -15,7 +15,7 @@ from .softmax import block_attention, fast_lse, needs_grad
 
 # Query rows per block: few rows score few hidden keys, many rows run at a higher rate. Measured optima.
 BLOCK = 192
-PERMUTED_BLOCK = 128
+SLOTS_BLOCK = 128
 # Fold blocks until this many (head, block) units share a call; masks of their own stay below MASK_CELLS per call.
 UNITS = 64
 # Up to this many rows, the group of a GQA head is folded into them.
@@ -28,9 +28,12 @@ def run_plan(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of q [B, H, Q, D] over k, v [B, Hkv, K, D] by `plan`: output [B, H, Q, D], lse [B, H, Q] | None."""
     batch, heads = q.shape[:2]
-    if plan.order_q is not None:
-        q, k, v = take_rows(q, plan.order_q), take_rows(k, plan.order_k), take_rows(v, plan.order_k)
     grad = needs_grad(q, k, v)
+    order = plan.order_q
+    if order is not None:
+        k, v = take_rows(k, plan.order_k), take_rows(v, plan.order_k)
+        if grad:  # one gather is one node of the graph
+            q, order = take_rows(q, order), None
     result = _Pieces(plan, q, want_lse) if grad else _Buffer(plan, q, want_lse)
     fold = max(1, UNITS // heads)
     if not (plan.relative and plan.k_pos is None):
@@ -41,19 +44,19 @@ def run_plan(
         # Rows of the batch are as good as blocks for filling a call, and need no mask each.
         parts = [(run, slice(0, batch))] if batch == 1 else _split(run, batch)
         for part, members in parts:
-            block = (q[members], k[members], v[members])
             apart = plan.sinks and len(part.ranges) == 2 and fast_lse(q, k, v)
             work = _with_sinks if apart else _score
-            output, lse = work(plan, part, *block, scale, want_lse, masks)
+            rows = _rows(q[members], part, order)
+            output, lse = work(plan, part, rows, k[members], v[members], scale, want_lse, masks)
             result.put(part, members, output, lse)
     return result.finish()
 
 
 def _score(plan: Plan, run: Run, q, k, v, scale: float, want_lse: bool, masks: dict):
-    """All blocks of a run in one call: output [B | count, H, size, D] and lse."""
+    """All blocks of a run in one call. q [B | count, H, size, D]: the run's rows; returns output like q, and lse."""
     attention = decode if run.size <= FEW_ROWS else block_attention
     return attention(
-        _view(q, [(run.start, run.size, run.step)], run.count),
+        q,
         _view(k, run.ranges, run.count),
         _view(v, run.ranges, run.count),
         mask=_mask(plan, run, q, masks),
@@ -70,12 +73,11 @@ def _with_sinks(plan: Plan, run: Run, q, k, v, scale: float, want_lse: bool, mas
     """
     moving = Run(run.start, run.size, run.step, run.count, run.ranges[1:])
     low, width, _ = run.ranges[0]
-    rows = _view(q, [(run.start, run.size, run.step)], run.count)
     sinks = [x.narrow(2, low, width) for x in (k, v)]
     if run.count > 1:
         sinks = [x.expand(run.count, -1, -1, -1) for x in sinks]
     first = _score(plan, moving, q, k, v, scale, True, masks)
-    output, lse = merge(first, decode(rows, *sinks, scale=scale, want_lse=True))
+    output, lse = merge(first, decode(q, *sinks, scale=scale, want_lse=True))
     return output, lse if want_lse else None
 
 
@@ -84,6 +86,14 @@ def _split(run: Run, batch: int) -> list[tuple[Run, slice]]:
     if run.count > batch:
         return [(run, slice(row, row + 1)) for row in range(batch)]
     return [(run.take(t, 1), slice(0, batch)) for t in range(run.count)]
+
+
+def _rows(q: torch.Tensor, run: Run, order: torch.Tensor | None) -> torch.Tensor:
+    """The run's query rows of q [B, H, N, D]: [B | count, H, size, D]."""
+    if order is None:
+        return _view(q, [(run.start, run.size, run.step)], run.count)
+    rows = take_rows(q, order[run.rows(q.device).flatten()])
+    return rows if run.count == 1 else rows[0].unflatten(1, (run.count, run.size)).transpose(0, 1)
 
 
 def _view(x: torch.Tensor, ranges, count: int) -> torch.Tensor:

@@ -16,11 +16,11 @@ MIN_BLOCK = 64
 
 
 def plans(
-    rule: Rule, at: Geometry, slots: torch.Tensor | None, block: int, permuted_block: int, even: bool
+    rule: Rule, at: Geometry, slots: torch.Tensor | None, block: int, slots_block: int, even: bool
 ) -> list[Plan]:
     """Plans over disjoint keys (one, or two to be merged by log-sum-exp), the cheapest correct set.
 
-    slots: [n] for a permuted rule (of one head), else None. block, permuted_block, even: see `Executor`.
+    slots: [n] for a permuted rule (of one head), else None. block, slots_block, even: see `Executor`.
     """
     keys = at.key_last - at.key_first
     fitting = block if even else _fitting(block, keys)
@@ -31,9 +31,9 @@ def plans(
     if not isinstance(rule, Permuted):
         raise TypeError(f"rule must be Causal, Window, PermutedWindow or PermutedBuckets, got {rule!r}")
     parts = [
-        slots_plan(rule, slots, at, permuted_block)
+        slots_plan(rule, slots, at, slots_block)
         if isinstance(rule, PermutedWindow)
-        else buckets_plan(rule, slots, at, permuted_block, even)
+        else buckets_plan(rule, slots, at, block, even)
     ]
     if rule.sink or rule.local:
         parts.append(window_plan(Window(max(rule.local, 1), rule.sink), at, block))
