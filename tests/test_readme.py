@@ -74,6 +74,8 @@ def test_numbers_stand_in_committed_files(name):
     assert sources, f"section {name} names no committed file"
     assert all(path.suffix != ".json" or json.loads(path.read_text()) for path in sources)
     known = " ".join(path.read_text() for path in sources)
-    numbers = [number for line in text.splitlines() if line.startswith("|") for number in re.findall(r"\d+\.\d+", line)]
+    numbers = [
+        number for line in text.splitlines() if line.startswith("|") for number in re.findall(r"\d+\.\d+", line)
+    ]
     assert numbers
     assert [number for number in numbers if number not in known] == []

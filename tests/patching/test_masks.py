@@ -75,10 +75,8 @@ def test_a_static_cache_without_padding_is_exact_at_every_step():
     ids = torch.randint(3, 100, (1, 9), generator=torch.Generator().manual_seed(0))
 
     def run(model):
-        cache, found = StaticCache(model.config, max_cache_len=16), []
-        for piece in (ids[:, :5], *ids[:, 5:].split(1, dim=1)):
-            found.append(model(input_ids=piece, past_key_values=cache).logits)
-        return torch.cat(found, 1)
+        cache, pieces = StaticCache(model.config, max_cache_len=16), (ids[:, :5], *ids[:, 5:].split(1, dim=1))
+        return torch.cat([model(input_ids=piece, past_key_values=cache).logits for piece in pieces], 1)
 
     model = zoo.build("llama")
     with torch.no_grad():
