@@ -52,7 +52,7 @@ def attend(
     Raises ValueError or TypeError for arguments that do not fit each other.
     """
     _check(q, k, v, rule, offset, key_offset, spans, sink_logits)
-    executor = choose(backend, q.device)
+    executor = choose(backend, q.device, q.shape[2])
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if executor is None:
         return _by_reference(q, k, v, rule, scale, offset, key_offset, spans, sink_logits, return_lse)

@@ -40,13 +40,13 @@ EXECUTORS = {
 BACKENDS = ("auto", "reference", *EXECUTORS)
 
 
-def choose(backend: str, device: torch.device) -> Executor | None:
-    """The executor for `backend` on `device`; None stands for the explicit reference.
+def choose(backend: str, device: torch.device, rows: int) -> Executor | None:
+    """The executor for `backend` on `device` and some query rows; None stands for the explicit reference.
 
-    "auto": chunked SDPA on CPU, compiled FlexAttention on CUDA.
+    "auto": chunked SDPA on CPU; on CUDA compiled FlexAttention, but for decode rows, whose keys are a few slices.
     """
     if backend == "auto":
-        backend = "flex" if device.type == "cuda" else "chunked"
+        backend = "flex" if device.type == "cuda" and rows > chunked.FEW_ROWS else "chunked"
     if backend == "reference":
         return None
     if backend not in EXECUTORS:

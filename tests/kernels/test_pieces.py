@@ -142,9 +142,11 @@ def test_a_padded_row_equals_the_row_alone():
 
 
 def test_choice_of_backend():
-    assert choose("auto", torch.device("cpu")).name == "chunked"
-    assert choose("auto", torch.device("cuda")).name == "flex"
-    assert choose("reference", torch.device("cpu")) is None
+    assert choose("auto", torch.device("cpu"), 500).name == "chunked"
+    assert choose("auto", torch.device("cuda"), 500).name == "flex"
+    assert choose("auto", torch.device("cuda"), 1).name == "chunked"
+    assert choose("flex", torch.device("cpu"), 1).name == "flex"
+    assert choose("reference", torch.device("cpu"), 1) is None
 
 
 def test_the_path_is_named():
