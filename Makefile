@@ -15,13 +15,13 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 # -qq hides everything but errors.
 INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
-# Every test worker has one thread: more would only wait for each other.
+# Every test worker has one thread: more would only wait for each other. So it is for the demo's small model.
 ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test bench lint wheel setup clean
 
 demo: $(READY)
-	$(BIN)/attnpatch-eval run $(ARGS)
+	$(ONE_THREAD) $(BIN)/attnpatch-eval run $(ARGS)
 
 test: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
