@@ -190,6 +190,8 @@ class SinkWindowLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
+        if self.is_initialized:  # transformers 5.17 sets them to zero and keeps their length
+            self.keys, self.values = self.keys[:, :, :0], self.values[:, :, :0]
         self.layout, self.starts, self.armed = Layout(), None, False
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
