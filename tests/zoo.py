@@ -237,6 +237,22 @@ def build(family: str, **changes) -> tf.PreTrainedModel:
     return tf.AutoModelForCausalLM.from_config(config, **changes).eval()
 
 
+def tiny_qwen3(vocab_size: int, positions: int = 512) -> tf.Qwen3ForCausalLM:
+    """Two layers for a vocabulary of the test's own."""
+    torch.manual_seed(0)
+    config = tf.Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=positions,
+    )
+    return tf.Qwen3ForCausalLM(config).eval()
+
+
 @cache
 def text_batch() -> dict[str, torch.Tensor]:
     """Two prompts of 12 tokens, the first one left-padded by 3."""

@@ -31,7 +31,7 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     device = torch.device(device)
     cuda = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -56,7 +56,8 @@ def machine_line(facts: dict[str, Any]) -> str:
     return f"{'; '.join(where)}; {threads}{load}; python {facts['python']}, {software}"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor in words, the machine type where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -26,11 +26,8 @@ class _Probe(Call):
 
     def __init__(self, layer: int, length: int, kv_heads: int) -> None:
         site = Site(f"layer {layer}", layer, "full", None, kv_heads, kv_heads, "sdpa", True, False, False)
-        forward = Forward(
-            batch=1, q_len=length, offset=0, padding=None, ready_mask=False, index=0, state={}, declared_prompt=None
-        )
         tokens = torch.zeros(()).expand(1, kv_heads, length, 1)
-        super().__init__(site, forward, None, None, tokens, tokens, tokens, None, None, {})
+        super().__init__(site, Forward(q_len=length), None, None, tokens, tokens, tokens, None, None, {})
         self.pairs: float = 0
 
     def attend(self, rule, *, rows: slice | None = None):

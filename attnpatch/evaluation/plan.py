@@ -11,6 +11,7 @@ from attnpatch.evaluation.cells import cell_seed, digest
 from attnpatch.evaluation.environment import versions
 from attnpatch.evaluation.errors import SkipCell
 from attnpatch.evaluation.methods import MethodSpec
+from attnpatch.evaluation.once import once
 from attnpatch.evaluation.sizes import resolve_size
 from attnpatch.evaluation.suites import Suite, TaskChoice
 from attnpatch.patching.method import method_class
@@ -180,29 +181,15 @@ class Planner:
     def _documents_of(self, task: tasks.Task, length: int, limit: int) -> tuple[list[tasks.Document], str]:
         self._require_room(length)
         name = task.name.removesuffix(tasks.DECODE)  # both modes ask the same documents
-        key = (name, length, limit)
-        if key not in self._documents:
-            try:
-                built = task.documents(length, limit, self.suite.data_seed)
-                self._documents[key] = (built, tasks.documents_hash(built))
-            except SkipCell as reason:
-                self._documents[key] = reason
-        found = self._documents[key]
-        if isinstance(found, SkipCell):
-            raise found
-        return found
+
+        def build() -> tuple[list[tasks.Document], str]:
+            built = task.documents(length, limit, self.suite.data_seed)
+            return built, tasks.documents_hash(built)
+
+        return once(self._documents, (name, length, limit), build)
 
     def _config_of(self, method: MethodSpec, target: int | None, length: int) -> dict[str, Any]:
-        key = (method.label, length, target)
-        if key not in self._configs:
-            try:
-                self._configs[key] = self._match(method, target, length)
-            except SkipCell as reason:
-                self._configs[key] = reason
-        found = self._configs[key]
-        if isinstance(found, SkipCell):
-            raise found
-        return found
+        return once(self._configs, (method.label, length, target), lambda: self._match(method, target, length))
 
     def _match(self, method: MethodSpec, target: int | None, length: int) -> dict[str, Any]:
         if method.match is None:

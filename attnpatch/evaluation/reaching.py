@@ -22,16 +22,7 @@ class _Recorder(Call):
     """A prompt's call at one site that notes the rule it is asked to attend under; its tensors hold no data."""
 
     def __init__(self, site: Site, length: int, index: int) -> None:
-        forward = Forward(
-            batch=1,
-            q_len=length,
-            offset=0,
-            padding=None,
-            ready_mask=False,
-            index=index,
-            state={},
-            declared_prompt=None,
-        )
+        forward = Forward(q_len=length, index=index)
         heads = torch.empty((1, site.heads or 1, length, 1), device="meta")
         keys = torch.empty((1, site.kv_heads or 1, length, 1), device="meta")
         super().__init__(site, forward, None, None, heads, keys, keys, None, None, {})

@@ -130,7 +130,7 @@ class Call:
         return all(rule.sees_all(self._length(rule, span)) for span in spans)
 
     def _length(self, rule, span: tuple[int, int]) -> int:
-        total = getattr(rule, "length", None)
+        total = None if rule is None else rule.length
         return (span[1] if total is None else total) - span[0]
 
     @property

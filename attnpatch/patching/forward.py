@@ -24,22 +24,30 @@ class Forward:
     """
 
     __slots__ = (
-        "batch", "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding",
+        "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding",
         "q_len", "ready_mask", "spans_at", "state", "tallies",
     )  # fmt: skip
 
     def __init__(
-        self, *, batch, q_len, offset, padding, ready_mask, index, state, declared_prompt, cache=None
+        self,
+        *,
+        q_len: int = 0,
+        offset: int = 0,
+        padding: torch.Tensor | None = None,
+        ready_mask: bool = False,
+        index: int = 0,
+        state: dict | None = None,
+        declared_prompt: int | None = None,
+        cache: Any = None,
     ) -> None:
-        self.batch: int = batch
-        self.q_len: int = q_len
-        self.offset: int = offset
-        self.padding: torch.Tensor | None = padding
-        self.ready_mask: bool = ready_mask
-        self.index: int = index
-        self.state: dict = state
-        self.declared_prompt: int | None = declared_prompt
-        self.cache: Any = cache
+        self.q_len = q_len
+        self.offset = offset
+        self.padding = padding
+        self.ready_mask = ready_mask
+        self.index = index
+        self.state = {} if state is None else state
+        self.declared_prompt = declared_prompt
+        self.cache = cache
         self.held: dict[int, SinkWindowLayer] = {}
         self.evictions: list[Request] = []
         self.calls = 0

@@ -119,19 +119,9 @@ class Installation:
         if module.config._attn_implementation_internal != self.name:
             self._warn_switched_off(module.config._attn_implementation_internal)
             return None
-        if torch.compiler.is_compiling() and self.traceable:
-            forward = Forward(
-                batch=0,
-                q_len=0,
-                offset=0,
-                padding=None,
-                ready_mask=False,
-                index=0,
-                state={},
-                declared_prompt=None,
-            )
-        else:
-            forward = self._open(args, kwargs)
+        # A graph may read nothing that changes from call to call.
+        in_graph = torch.compiler.is_compiling() and self.traceable
+        forward = Forward() if in_graph else self._open(args, kwargs)
         return args, {**kwargs, FORWARD_KEY: forward}
 
     @torch.compiler.disable
@@ -140,7 +130,7 @@ class Installation:
         tokens = given.get("input_ids")
         if tokens is None:
             tokens = given.get("inputs_embeds")
-        batch, q_len = tokens.shape[:2]
+        q_len = tokens.shape[1]
         cache, mask = given.get("past_key_values"), given.get("attention_mask")
         offset = 0
         if cache is not None:
@@ -153,7 +143,6 @@ class Installation:
         plain = isinstance(mask, torch.Tensor) and mask.ndim == 2
         masks = mask.values() if isinstance(mask, dict) else (mask,)
         forward = Forward(
-            batch=batch,
             q_len=q_len,
             offset=offset,
             padding=mask if plain else None,

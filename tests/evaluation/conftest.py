@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast
 
 from attnpatch.evaluation import evaluate
 from attnpatch.evaluation.tasks import prose
 from attnpatch.sandbox.text.model import build_model
 from attnpatch.sandbox.text.vocabulary import build_tokenizer
+from tests.zoo import tiny_qwen3
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +86,7 @@ def any_tokenizer(request):
 
 @pytest.fixture
 def byte_model():
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, max_position_embeddings=512,
-    )  # fmt: skip
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen3(300)
 
 
 @pytest.fixture

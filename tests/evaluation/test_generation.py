@@ -6,25 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig
 
 from attnpatch.evaluation import metrics
 from attnpatch.evaluation.errors import SkipCell
 from attnpatch.evaluation.generation import cleaned, matches, prediction_record, score_generate
 from attnpatch.evaluation.tasks.base import Document, Generation
 from tests.tokens import byte_tokenizer
+from tests.zoo import tiny_qwen3
 
 EOS = 257
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, max_position_embeddings=512,
-    )  # fmt: skip
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen3(259)
 
 
 def prompts(*lengths: int) -> list[Document]:

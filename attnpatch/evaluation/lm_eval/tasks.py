@@ -15,6 +15,7 @@ from attnpatch.evaluation.lm_eval import loading, names, requests
 from attnpatch.evaluation.lm_eval.extra import require_lm_eval
 from attnpatch.evaluation.lm_eval.scoring import score
 from attnpatch.evaluation.lm_eval.settings import LmEvalSettings, scoring
+from attnpatch.evaluation.once import once
 from attnpatch.evaluation.tasks.base import Task
 from attnpatch.patching.method import Method
 
@@ -87,16 +88,7 @@ class LmEvalTasks:
 
     def get(self, name: str, length: int | None, limit: int) -> Loaded:
         """The loaded task; the same object for every method. Raises SkipCell."""
-        key = (name, length, limit)
-        if key not in self._loaded:
-            try:
-                self._loaded[key] = self._load(name, length, limit)
-            except SkipCell as reason:
-                self._loaded[key] = reason
-        found = self._loaded[key]
-        if isinstance(found, SkipCell):
-            raise found
-        return found
+        return once(self._loaded, (name, length, limit), lambda: self._load(name, length, limit))
 
     def fields(self, method: type[Method], loaded: Loaded | None) -> dict[str, Any]:
         """What matters to a cell besides its documents, for its key and for the results."""

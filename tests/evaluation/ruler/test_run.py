@@ -5,25 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 from typer.testing import CliRunner
 
 from attnpatch.cli.eval import app
 from attnpatch.evaluation import Results, UsageError, evaluate
 from attnpatch.evaluation.ruler.specs import ALL, OFFLINE, RULER_TASKS
+from tests.zoo import tiny_qwen3
 
 from .conftest import CHAT, tokenizer_of
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=900, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, max_position_embeddings=4096,
-    )  # fmt: skip
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen3(900, 4096)
 
 
 @pytest.fixture(autouse=True)
