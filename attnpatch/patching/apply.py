@@ -50,7 +50,7 @@ def apply(
     placed, skipped = _place(built, text, chosen)
     _refuse_second_key_replacer(placed, installation)
     for one, sites in placed:
-        one.prepare(sites)
+        one.prepare(sites, text.base)
     patch = Patch(installation, text.model_class, placed, skipped)
     installation.add(patch)
     return patch

@@ -34,9 +34,9 @@ class Tally:
 
 
 class SiteStats:
-    """Counters of one method at one site."""
+    """Counters of one method at one site. routes: prompts by the way the method sent them, for methods that route."""
 
-    __slots__ = ("_counted", "_pending", "backends", "cache_bytes_saved", "calls")
+    __slots__ = ("_counted", "_pending", "backends", "cache_bytes_saved", "calls", "routes")
 
     def __init__(self) -> None:
         self.reset()
@@ -44,6 +44,7 @@ class SiteStats:
     def reset(self) -> None:
         self.calls = self.cache_bytes_saved = 0
         self.backends: Counter[str] = Counter()
+        self.routes: Counter[str] = Counter()
         self._pending: list[tuple[Tally, bool]] = []
         self._counted = {False: [0.0, 0], True: [0.0, 0]}
 

@@ -14,6 +14,7 @@ from attnpatch.patching.budget import SiteStats, Tally
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.forward import Forward
 from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
+from attnpatch.patching.parts import mask_of_part
 from attnpatch.patching.sink_cache import DRAFT, FIX
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ class Call:
 
     query `[B, H, Q, D]`, key `[B, Hkv, K, D]`, value `[B, Hkv, K, Dv]`; `offset` is the absolute index of query
     row 0, `key_offset` that of key column 0. Methods may replace query, key and value before calling `inner`.
+    hidden: the layer's input `[B, Q, hidden]` as its attention module got it, for methods that set `needs_hidden`.
     """
 
     __slots__ = (
-        "extra", "forward", "host", "key", "mask", "module", "query", "scaling", "site", "stats", "value",
+        "extra", "forward", "hidden", "host", "key", "mask", "module", "query", "scaling", "site", "stats", "value",
     )  # fmt: skip
 
-    def __init__(self, site, forward, host, module, query, key, value, mask, scaling, extra) -> None:
+    def __init__(self, site, forward, host, module, query, key, value, mask, scaling, extra, hidden=None) -> None:
         self.site: Site = site
         self.forward: Forward = forward
         self.host: Callable = host
@@ -45,6 +47,7 @@ class Call:
         self.mask: torch.Tensor | None = mask
         self.scaling: float | None = scaling
         self.extra: dict[str, Any] = extra
+        self.hidden: torch.Tensor | None = hidden
         self.stats: SiteStats | None = None
 
     @property
@@ -200,6 +203,38 @@ class Call:
             self._count(backend, rule, first, last)
         return output.transpose(1, 2).contiguous(), weights
 
+    def of_rows(self, rows: list[int]) -> Call:
+        """The same call for some rows of the batch alone.
+
+        Raises UnsupportedCallError where the layer has dropped tokens from its cache, which all rows share.
+        """
+        if self.forward.held:
+            self._require_all_keys()
+        at = torch.tensor(rows, device=self.query.device)
+        return self._part(
+            self.forward.of_rows(tuple(rows)), lambda x: x.index_select(0, at), lambda x: x.index_select(0, at)
+        )
+
+    def of_queries(self, first: int, last: int) -> Call:
+        """The same call for the query rows first..last-1, which see the same keys."""
+        return self._part(self.forward.of_queries(first, last), lambda x: x[..., first:last, :], lambda x: x)
+
+    def of_sample(self, number: int) -> Call:
+        """One sample of a packed row, as the call it would be alone."""
+        start, tokens, _ = self.forward.samples[number]
+        own = slice(start, start + tokens)
+        return self._part(self.forward.of_sample(number), lambda x: x[..., own, :], lambda x: x[..., own, :])
+
+    def _part(self, forward: Forward, queries: Callable, keys: Callable) -> Call:
+        """`queries` takes what belongs to the part's query rows, `keys` what belongs to its keys."""
+        hidden = None if self.hidden is None else queries(self.hidden)
+        part = Call(
+            self.site, forward, self.host, self.module, queries(self.query), keys(self.key), keys(self.value),
+            mask_of_part(self.mask, forward, self.site.window), self.scaling, self.extra, hidden,
+        )  # fmt: skip
+        part.stats = self.stats
+        return part
+
     def evict(self, *, first: int, last: int) -> None:
         """Drop the layer's keys that no later query will ask for; call it after attending.
 
@@ -251,9 +286,7 @@ class Call:
         tally = self.forward.tallies.get(memo)
         if tally is None:
             tally = self.forward.tallies[memo] = Tally(rule or self.own_rule, self._segments(rule, first, last))
-        prompt = self.forward.declared_prompt
-        decode = self.offset > 0 if prompt is None else self.offset + first >= prompt
-        self.stats.add(backend, tally, decode=decode)
+        self.stats.add(backend, tally, decode=self.forward.in_decode(self.offset + first))
 
     def _segments(self, rule, first: int, last: int) -> tuple[tuple[int, int, int], ...]:
         """Each row's real query rows as (first, last, number of its tokens)."""

@@ -16,6 +16,7 @@ from attnpatch.patching.method import Method
 from attnpatch.patching.sites import BASES, PREFIX, Site, host_function
 
 FORWARD_KEY = "attnpatch_forward"  # keyword that carries the Forward down to the attention function
+HIDDEN_KEY = "attnpatch_hidden"  # keyword that carries the layer's input to it, for methods that ask for it
 PLAN_KEY = "attnpatch_plan"  # entry in a patched module's __dict__
 
 
@@ -65,6 +66,20 @@ def _run_untraced(chain: Inner, call: Call):
     return chain(call)
 
 
+@torch.compiler.disable
+def _run_packed(chain: Inner, call: Call):
+    """Every sample of a packed row by itself: none sees another, and no mask of the whole row is built."""
+    call.forward.calls += 1
+    outputs = [chain(call.of_sample(number))[0] for number in range(len(call.forward.samples))]
+    return torch.cat(outputs, dim=1), None
+
+
+def hand_down_hidden(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Pre-hook of an attention module: its input goes along to the attention function."""
+    hidden = kwargs.get("hidden_states", args[0] if args else None)
+    return args, {**kwargs, HIDDEN_KEY: hidden}
+
+
 class Dispatcher:
     """The function registered as `attnpatch:<base>`: patched modules run their chain, all others the base."""
 
@@ -82,12 +97,18 @@ class Dispatcher:
         **extra: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         forward: Forward | None = extra.pop(FORWARD_KEY, None)
+        hidden: torch.Tensor | None = extra.pop(HIDDEN_KEY, None)
         plan: SitePlan | None = module.__dict__.get(PLAN_KEY)
+        if plan is not None and forward is not None and forward.samples is not None:
+            call = Call(
+                plan.site, forward, plan.host, module, query, key, value, attention_mask, scaling, extra, hidden
+            )
+            return _run_packed(plan.chain or Stock(), call)
         if plan is None or plan.chain is None or forward is None:
             mask = attention_mask.spec.base_mask if isinstance(attention_mask, LazyMask) else attention_mask
             host = host_function(module, self.base) if plan is None else plan.host
             return host(module, query, key, value, mask, scaling=scaling, **extra)
-        call = Call(plan.site, forward, plan.host, module, query, key, value, attention_mask, scaling, extra)
+        call = Call(plan.site, forward, plan.host, module, query, key, value, attention_mask, scaling, extra, hidden)
         if plan.traceable or not torch.compiler.is_compiling():
             forward.calls += 1
             return plan.chain(call)

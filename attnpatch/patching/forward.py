@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from attnpatch.patching.sink_cache import SinkWindowLayer
 
 
+class PackedSample(NamedTuple):
+    """One sample of a packed row: where it starts, its tokens, and how many of them are its prompt."""
+
+    start: int
+    tokens: int
+    prompt: int
+
+
 class Forward:
     """One forward pass of the text model, shared by all its attention calls.
 
@@ -21,11 +29,15 @@ class Forward:
     offset 0 and keeps its number while its cache lives); state: a dict that lives and dies with the cache. Only
     while it runs: cache, the one it was given; held, by layer index, the cache layers that have dropped tokens;
     evictions, what is to be dropped once the model has made a cache.
+
+    Some rows of the batch, some query rows, and one sample of a packed row are forwards of their own (`of_rows`,
+    `of_queries`, `of_sample`). whole: the forward that this one is part of; rows: which of its rows; sample: the
+    number of the sample.
     """
 
     __slots__ = (
-        "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding",
-        "q_len", "ready_mask", "spans_at", "state", "tallies",
+        "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding", "parts",
+        "q_len", "ready_mask", "rows", "sample", "samples", "spans_at", "state", "tallies", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +65,52 @@ class Forward:
         self.calls = 0
         self.tallies: dict[tuple, Tally] = {}
         self.spans_at: dict = {}
+        self.samples: tuple[PackedSample, ...] | None = None
+        self.sample: int | None = None
+        self.rows: tuple[int, ...] | None = None
+        self.parts: dict[tuple, Forward] = {}
+        self.whole: Forward | None = None
+
+    def of_rows(self, rows: tuple[int, ...]) -> Forward:
+        """The same forward for some rows of the batch."""
+        padding = None if self.padding is None else self.padding[list(rows)]
+        part = self._part(("rows", rows), padding=padding, state=self.state.setdefault(("rows", rows), {}))
+        part.rows = rows
+        return part
+
+    def of_queries(self, first: int, last: int) -> Forward:
+        """The same forward for its query rows first..last-1."""
+        part = self._part(("queries", first, last), offset=self.offset + first, q_len=last - first)
+        part.held = self.held
+        return part
+
+    def of_sample(self, number: int) -> Forward:
+        """One sample of a packed row, as the forward it would be alone."""
+        sample = self.samples[number]
+        part = self._part(
+            ("sample", number),
+            q_len=sample.tokens,
+            padding=None,
+            index=self.index + number,
+            state=self.state.setdefault(("sample", number), {}),
+            declared_prompt=sample.prompt,
+        )
+        part.sample = number
+        return part
+
+    def _part(self, key: tuple, **changes: Any) -> Forward:
+        """One object per part, so that what its first call works out serves all layers."""
+        if key not in self.parts:
+            own = ("q_len", "offset", "padding", "ready_mask", "index", "state", "declared_prompt")
+            part = self.parts[key] = Forward(**{name: getattr(self, name) for name in own} | changes)
+            part.whole = self
+        return self.parts[key]
+
+    def in_decode(self, row: int) -> bool:
+        """Is the query row with this absolute index behind the prompt? Without a declared prompt, by its forward."""
+        if self.declared_prompt is not None:
+            return row >= self.declared_prompt
+        return self.offset > 0 if self.whole is None else self.whole.in_decode(row)
 
     @property
     def prompt_end(self) -> int:
@@ -63,6 +121,8 @@ class Forward:
         """
         if self.declared_prompt is not None:
             return self.declared_prompt
+        if self.whole is not None:
+            return self.whole.prompt_end
         if self.offset == 0:
             return self.q_len
         if self.q_len == 1:

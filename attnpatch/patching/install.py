@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attnpatch.patching import eviction
-from attnpatch.patching.dispatch import FORWARD_KEY, PLAN_KEY, Link, SitePlan, Stock
-from attnpatch.patching.forward import Forward
+from attnpatch.patching.dispatch import FORWARD_KEY, PLAN_KEY, Link, SitePlan, Stock, hand_down_hidden
+from attnpatch.patching.errors import UnsupportedCallError
+from attnpatch.patching.forward import Forward, PackedSample
 from attnpatch.patching.masks import LazyMask
 from attnpatch.patching.sites import PREFIX, Site, TextModel
 
@@ -30,10 +31,13 @@ class Installation:
         self.original = text.base.config._attn_implementation_internal
         self.first_layer = text.sites[0].layer
         self.sites: dict[str, Site] = {site.name: site for site in text.sites}
+        self.beyond = text.skipped  # layers that mix tokens where no method can reach
         self.argument_names = list(inspect.signature(type(text.base).forward).parameters)[1:]
         self.patches: list[Patch] = []
         self.handles: list = []
+        self.hidden_handles: dict[str, Any] = {}  # of the sites whose methods ask for their input
         self.declared_prompt: int | None = None
+        self.declared_samples: tuple[PackedSample, ...] | None = None
         self.sequences = 0
         self.traceable = True
         self.evicting: frozenset[int] = frozenset()  # layers whose method drops tokens from the cache
@@ -91,22 +95,28 @@ class Installation:
     def rebuild(self) -> None:
         """Compose each site's chain from the enabled patches, innermost first."""
         links: dict[str, Any] = {}
-        touched = {name for patch in self.patches for name in patch.site_names}
+        touched = any(patch.site_names for patch in self.patches)
         self.traceable = True
-        evicting = set()
+        evicting, hidden = set(), set()
         for patch in self.patches:
             if not patch.enabled:
                 continue
             for method, name, stats in patch.placements():
                 links[name] = Link(method, links.get(name, Stock()), stats)
                 self.traceable &= method.compilable
+                if method.needs_hidden:
+                    hidden.add(name)
                 if method.evicts and self.sites[name].kind == "full":
                     evicting.add(self.sites[name].layer)
         self.evicting = frozenset(evicting)
         eviction.disarm(self.states)
         for name in self.sites:
             module = self.base.get_submodule(name)
-            if name not in touched:
+            if name in hidden and name not in self.hidden_handles:
+                self.hidden_handles[name] = module.register_forward_pre_hook(hand_down_hidden, with_kwargs=True)
+            elif name not in hidden and name in self.hidden_handles:
+                self.hidden_handles.pop(name).remove()
+            if not touched:
                 module.__dict__.pop(PLAN_KEY, None)
                 continue
             plan = module.__dict__.get(PLAN_KEY) or SitePlan(self.sites[name], module)
@@ -152,6 +162,8 @@ class Installation:
             declared_prompt=self.declared_prompt,
             cache=cache,
         )
+        if self.declared_samples is not None:
+            forward.samples = _fitting(self.declared_samples, tokens, given.get("position_ids"), mask, cache)
         if self.evicting and cache is not None:
             forward.held = eviction.open_cache(cache, self.evicting)
         return forward
@@ -185,3 +197,25 @@ class Installation:
         if key not in self.warned:
             self.warned.add(key)
             warnings.warn(f"attnpatch: {message}", stacklevel=2)
+
+
+def _fitting(
+    samples: tuple[PackedSample, ...],
+    tokens: torch.Tensor,
+    positions: torch.Tensor | None,
+    mask: object | None,
+    cache: object | None,
+) -> tuple[PackedSample, ...]:
+    """`samples`, if they are what this forward holds; else raises UnsupportedCallError."""
+    total = samples[-1].start + samples[-1].tokens
+    if tokens.shape[0] != 1 or tokens.shape[1] != total or mask is not None or cache is not None:
+        raise UnsupportedCallError(
+            f"patch.packed() declared one row of {total} tokens without attention_mask and cache, got "
+            f"{list(tokens.shape[:2])} tokens; pass input_ids [1, {total}] with position_ids and use_cache=False."
+        )
+    starts = [sample.start for sample in samples]
+    if positions is None or positions.shape[-1] != total or bool(positions[..., starts].any()):
+        raise UnsupportedCallError(
+            "a packed row needs position_ids that start at 0 with every sample, so that each has its own positions."
+        )
+    return samples

@@ -13,6 +13,7 @@ from attnpatch.patching.errors import AttnPatchError, did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from attnpatch.patching.calls import Call, Inner
     from attnpatch.patching.sites import Site
@@ -44,6 +45,7 @@ class Method:
     depends_on_length: ClassVar[bool] = False  # appending tokens changes what earlier tokens see
     replaces_keys: ClassVar[bool] = False  # it decides which keys a query sees; one such method per site
     reads_whole_prompt: ClassVar[bool] = False  # what it does at a token may depend on later prompt tokens
+    needs_hidden: ClassVar[bool] = False  # it reads `call.hidden`, the layer's input
     compilable: ClassVar[bool] = False  # its attend() may be traced by torch.compile
 
     def __init__(self, config: Config | None = None, **options: Any) -> None:
@@ -70,8 +72,21 @@ class Method:
             return "the layer attends in chunks of its own"
         return None
 
-    def prepare(self, sites: list[Site]) -> None:
-        """Called once with the sites to be patched, before installation; raise here to refuse."""
+    @property
+    def trained(self) -> nn.Module | None:
+        """Its trained parameters, which live beside the model; None if it has none."""
+        return None
+
+    @classmethod
+    def draws_at_random(cls, options: dict[str, Any]) -> bool:
+        """True if results depend on the option `seed` under these options."""
+        return "seed" in cls.Config.model_fields
+
+    def prepare(self, sites: list[Site], model: nn.Module) -> None:
+        """Called once with the sites to be patched and the text model, before installation; raise here to refuse.
+
+        It may run the model, and must leave it as it was.
+        """
 
     def attend(self, call: Call, inner: Inner) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Output `[B, Q, H, Dv]` and weights `[B, H, Q, K]` or None; `inner(call)` is the next one down."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from attnpatch.patching.budget import SiteStats, mean_keys
-from attnpatch.patching.errors import AttnPatchError
+from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
+from attnpatch.patching.forward import PackedSample
 from attnpatch.patching.install import Installation
 from attnpatch.patching.method import Method
-from attnpatch.patching.report import Report, describe_site
+from attnpatch.patching.report import SPARSE, Report, describe_site
 from attnpatch.patching.sites import Site
 
 
@@ -91,6 +92,43 @@ class Patch:
         finally:
             self._installation.declared_prompt = before
 
+    @contextmanager
+    def packed(self, lengths: Sequence[int], prompts: Sequence[int] | None = None) -> Iterator[Patch]:
+        """Declare that the row holds several samples one behind the other, for the length of a `with` block.
+
+        Every sample is then computed by itself, as if it were alone: `model(input_ids=[1, N], position_ids=...,
+        use_cache=False)`, with position_ids that start at 0 with each sample. For training.
+
+        Args:
+            lengths: tokens of each sample, N in all.
+            prompts: how many tokens of each sample are its prompt; all of them if None.
+
+        Raises AttnPatchError for numbers that do not fit together, and UnsupportedModelError where layers that no
+        method reaches would mix the samples.
+        """
+        if self._installation.beyond:
+            name, reason = self._installation.beyond[0]
+            raise UnsupportedModelError(
+                f"samples cannot share a row of {self._model_class}: {name} {reason}, and would mix them. Run each by "
+                "itself."
+            )
+        prompts = list(lengths) if prompts is None else list(prompts)
+        fitting = len(prompts) == len(lengths) > 0
+        if not fitting or not all(0 < prompt <= tokens for prompt, tokens in zip(prompts, lengths, strict=True)):
+            raise AttnPatchError(
+                f"packed() takes one prompt of 1 to all tokens per sample, got lengths={list(lengths)!r} and "
+                f"prompts={prompts!r}."
+            )
+        samples, start = [], 0
+        for tokens, prompt in zip(lengths, prompts, strict=True):
+            samples.append(PackedSample(start, tokens, prompt))
+            start += tokens
+        before, self._installation.declared_samples = self._installation.declared_samples, tuple(samples)
+        try:
+            yield self
+        finally:
+            self._installation.declared_samples = before
+
     def reset(self) -> None:
         """Set the counters to zero and start the numbering of sequences (seeds) anew."""
         self._installation.sequences = 0
@@ -109,6 +147,10 @@ class Patch:
             notes.append("removed: the model is stock again")
         elif not any(site.calls for site in sites):
             notes.append("no call seen yet: run the model")
+        routed = sum(sum(site.routes.values()) for site in sites)
+        if routed:
+            share = sum(site.routes.get(SPARSE, 0) for site in sites) / routed
+            notes.append(f"{share:.0%} of the routed layers were sparse (omega {share:.3f})")
         saved = sum(site.cache_bytes_saved for site in sites)
         if saved:
             notes.append(f"eviction keeps {saved / 2**20:,.2f} MiB out of the cache, as of the last call")

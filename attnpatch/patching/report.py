@@ -11,13 +11,15 @@ from rich.table import Table
 
 from attnpatch.patching.budget import SiteStats, mean_keys
 
+FULL, SPARSE = "full", "sparse"  # the two ways of a method that routes layers
+
 
 @dataclass(frozen=True)
 class SiteReport:
     """One site under one method.
 
     mean_keys: visible keys per query in prefill; None before any call. cache_bytes_saved: what the cache would hold
-    more of this layer without eviction, at its last call.
+    more of this layer without eviction, at its last call. routes: prompts by the way they took, where a method routes.
     """
 
     method: str
@@ -29,6 +31,7 @@ class SiteReport:
     mean_keys: float | None
     decode_mean_keys: float | None
     cache_bytes_saved: int = 0
+    routes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,13 @@ class Report:
         """Bytes that eviction kept out of the cache, as of each site's last call."""
         return sum(site.cache_bytes_saved for site in self.sites)
 
+    @property
+    def omega(self) -> float | None:
+        """Share of (prompt, layer) pairs that a routing method sent to its sparse arm; None where nothing routed."""
+        sparse = sum(site.routes.get(SPARSE, 0) for site in self.sites)
+        routed = sum(sum(site.routes.values()) for site in self.sites)
+        return sparse / routed if routed else None
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "model": self.model,
@@ -71,6 +81,7 @@ class Report:
             "backends": self.backends,
             "budget": {"mean_keys": self.mean_keys, "decode_mean_keys": self.decode_mean_keys},
             "cache_bytes_saved": self.cache_bytes_saved,
+            "omega": self.omega,
             "sites": [vars(site) for site in self.sites],
             "skipped": self.skipped,
             "notes": self.notes,
@@ -80,13 +91,16 @@ class Report:
         names = " + ".join(method["name"] for method in self.methods)
         title = f"{names} in {self.model}" + ("" if self.active else " (removed)")
         table = Table(title=title, caption="\n".join(self.notes) or None)
-        for column in ("layer", "site", "kind", "method", "calls", "backend", "mean keys", "decode keys"):
+        routed = self.omega is not None
+        columns = ("layer", "site", "kind", "method", "calls", "backend", "mean keys", "decode keys")
+        for column in (*columns, *(["routes"] if routed else [])):
             table.add_column(column, justify="right" if column in ("layer", "calls", "mean keys") else "left")
         for site in self.sites:
             backends = ", ".join(f"{name} x{count}" for name, count in site.backends.items()) or "-"
             table.add_row(
                 str(site.layer), site.name, site.kind, site.method, str(site.calls), backends,
                 _number(site.mean_keys), _number(site.decode_mean_keys),
+                *([", ".join(f"{way} x{count}" for way, count in site.routes.items()) or "-"] if routed else []),
             )  # fmt: skip
         for skip in self.skipped:
             table.add_row("-", skip["site"], "skipped", skip["method"], "-", skip["reason"], "-", "-", style="dim")
@@ -107,5 +121,5 @@ def describe_site(method: str, site, stats: SiteStats) -> SiteReport:
     prefill, decode = mean_keys([stats])
     return SiteReport(
         method, site.name, site.layer, site.kind, stats.calls, dict(stats.backends), prefill, decode,
-        stats.cache_bytes_saved,
+        stats.cache_bytes_saved, dict(stats.routes),
     )  # fmt: skip
