@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from attnpatch.sandbox import samples
 from attnpatch.training.problems import Problems
 from attnpatch.training.settings import Settings
+from attnpatch.training.templates import parse
 
 _PROMPT = re.compile(r"first_answer|fraction:(\d*\.?\d+)")
 _KINDS = ("sandbox", "dataset", "files")
@@ -55,6 +56,8 @@ class Columns(Settings):
             raise ValueError("give messages, or question and/or context: there is nothing to ask")
         if not self.messages and not self.answer:
             raise ValueError("give answer, the template of what the model should say, such as '{answer}'")
+        for template in filter(None, (self.context, self.question, self.answer, self.system)):
+            parse(template)
         return self
 
 
@@ -142,7 +145,7 @@ class Source(Settings):
     def name(self) -> str:
         """What it is, for messages and tables."""
         if self.sandbox is not None:
-            return f"sandbox:{','.join(self.sandbox)}"
+            return f"sandbox: {', '.join(self.sandbox)}"
         if self.dataset is not None:
             return ":".join(filter(None, (self.dataset, self.config, self.split)))
         return self.files if isinstance(self.files, str) else ",".join(self.files)
@@ -176,3 +179,4 @@ class DataSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="of the order of the rows and of the sandbox rows")
     balance: bool = Field(True, description="tasks take turns, however large their sources are")
+    num_proc: int | None = Field(None, ge=1, description="processes that tokenise data sets")

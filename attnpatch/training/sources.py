@@ -19,6 +19,7 @@ STREAM = "train"  # never dev or test: those measure
 class SourceFacts:
     """What a source holds. Counts are None where samples are made as they are needed.
 
+    dropped_empty: rows without a question or an answer.
     apart: samples whose prompt and answer were tokenised apart, because together they would share a token.
     rendering: how rows became text.
     """
@@ -32,6 +33,7 @@ class SourceFacts:
     tokens: int | None = None
     dropped_long: int = 0
     dropped_short: int = 0
+    dropped_empty: int = 0
     truncated: int = 0
     apart: int = 0
     rendering: str = ""
