@@ -12,6 +12,7 @@ from attnpatch.patching import (
     UnsupportedCallError,
     UnsupportedModelError,
     apply,
+    load,
     methods,
     patches,
     register,
@@ -34,5 +35,5 @@ def __getattr__(name: str):
 
 __all__ = [
     "AttnPatchError", "Config", "Method", "Patch", "UnsupportedCallError", "UnsupportedModelError", "__version__",
-    "apply", "methods", "patches", "register",
+    "apply", "load", "methods", "patches", "register",
 ]  # fmt: skip

@@ -31,3 +31,12 @@ def data_path(folder: str) -> Path:
         f"attnpatch's {folder!r} folder is neither at {installed} nor at {checkout / folder}. "
         "Reinstall attnpatch from its wheel, or run from a complete checkout."
     )
+
+
+def data_file(name: str) -> Path:
+    """The file `name`: a path, or one that ships with attnpatch, such as `evals/prompts/sandbox.jsonl`."""
+    path = Path(name).expanduser()
+    folder, _, rest = name.partition("/")
+    if not path.exists() and folder in FOLDERS:
+        return data_path(folder) / rest
+    return path

@@ -42,7 +42,7 @@ class MethodSpec:
     @property
     def stochastic(self) -> bool:
         """True if the method draws at random and the caller did not fix its seed."""
-        return "seed" in method_class(self.name).Config.model_fields and "seed" not in self.options
+        return "seed" not in self.options and method_class(self.name).draws_at_random(self.options)
 
 
 def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = False) -> MethodSpec:

@@ -1,10 +1,13 @@
-"""The methods that ship, registered by name and imported on first use: one method, one file."""
+"""The methods that ship, registered by name and imported on first use: one method, one file (or one folder)."""
 
 from attnpatch.patching.method import register_lazy
 
-for _name, _class in {
-    "stock": "Stock",
-    "sliding": "Sliding",
-    "stochastic": "Stochastic",
+for _name, _target in {
+    "stock": "stock:Stock",
+    "sliding": "sliding:Sliding",
+    "stochastic": "stochastic:Stochastic",
+    "triangle": "triangle:Triangle",
+    "xattention": "xattention:XAttention",
+    "flux": "flux.method:Flux",
 }.items():
-    register_lazy(_name, f"attnpatch.methods.{_name}:{_class}")
+    register_lazy(_name, f"attnpatch.methods.{_target}")

@@ -1,6 +1,6 @@
 """The door: how a method gets into a model and out again."""
 
-from attnpatch.patching.apply import apply, patches
+from attnpatch.patching.apply import apply, load, patches
 from attnpatch.patching.calls import Call
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError, UnsupportedModelError
 from attnpatch.patching.forward import Forward
@@ -11,6 +11,6 @@ from attnpatch.patching.sites import Site, inspect_model
 
 __all__ = [
     "AttnPatchError", "Call", "Config", "Forward", "Method", "Patch", "Report", "Site", "UnsupportedCallError",
-    "UnsupportedModelError", "apply", "inspect_model", "method_class", "method_names", "methods", "patches",
+    "UnsupportedModelError", "apply", "inspect_model", "load", "method_class", "method_names", "methods", "patches",
     "register",
 ]  # fmt: skip

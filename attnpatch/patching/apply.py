@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
 from attnpatch.patching.install import INSTALLATION_KEY, Installation
 from attnpatch.patching.layers import LayerSpec, select_layers
-from attnpatch.patching.method import Method, build_method
+from attnpatch.patching.method import Method, build_method, method_class
 from attnpatch.patching.patch import Patch
+from attnpatch.patching.saved import read
 from attnpatch.patching.sites import Site, TextModel, inspect_model, text_base, unwrap
 
 MethodSpec = str | Method | tuple[str, dict[str, Any]]
@@ -54,6 +56,23 @@ def apply(
     patch = Patch(installation, text.model_class, placed, skipped)
     installation.add(patch)
     return patch
+
+
+def load(model: object, location: str | Path, *, layers: LayerSpec | None = None, **options: Any) -> Patch:
+    """Apply a trained method as `patch.save_pretrained` or `attnpatch train` left it.
+
+    Args:
+        model: as in `apply`, of the architecture that the method was trained for.
+        location: a folder, a Hub id, or what ships with the package, such as `sandbox:flux`.
+        layers: as in `apply`.
+        options: options to be changed.
+
+    Raises:
+        AttnPatchError: nothing is saved there, or a file of it is missing or damaged.
+        UnsupportedModelError: the model is of another architecture, and as `apply`.
+    """
+    saved = read(location)
+    return apply(model, method_class(saved.method).from_saved(saved, options), layers=layers)
 
 
 def patches(model: object) -> list[Patch]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnpatch.patching.calls import Call, Inner
+    from attnpatch.patching.saved import Saved
     from attnpatch.patching.sites import Site
 
 ENTRY_POINT_GROUP = "attnpatch.methods"
@@ -76,6 +77,19 @@ class Method:
     def trained(self) -> nn.Module | None:
         """Its trained parameters, which live beside the model; None if it has none."""
         return None
+
+    def saved_config(self) -> dict[str, Any]:
+        """The options to save with `trained`, as JSON."""
+        return self.config.model_dump(mode="json")
+
+    def saved_details(self) -> dict[str, Any]:
+        """What else is needed to build `trained` anew, as JSON."""
+        return {}
+
+    @classmethod
+    def from_saved(cls, saved: Saved, options: dict[str, Any]) -> Method:
+        """The method as it was saved, with some options changed."""
+        raise AttnPatchError(f"method {cls.name!r} has nothing that is trained, so {saved.location!r} cannot be it.")
 
     @classmethod
     def draws_at_random(cls, options: dict[str, Any]) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from attnpatch.patching.budget import SiteStats, mean_keys
 from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
@@ -11,6 +14,7 @@ from attnpatch.patching.forward import PackedSample
 from attnpatch.patching.install import Installation
 from attnpatch.patching.method import Method
 from attnpatch.patching.report import SPARSE, Report, describe_site
+from attnpatch.patching.saved import save
 from attnpatch.patching.sites import Site
 
 
@@ -128,6 +132,33 @@ class Patch:
             yield self
         finally:
             self._installation.declared_samples = before
+
+    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> Path:
+        """Write the trained method into `folder`: config, safetensors and a model card; `attnpatch.load` reads it.
+
+        card: the text of the model card, a plain one if None. Raises AttnPatchError if none of the patch's methods, or
+        more than one, was trained.
+        """
+        trained = [method for method in self.methods if method.trained is not None]
+        if len(trained) != 1:
+            names = ", ".join(method.name for method in trained) or "none"
+            raise AttnPatchError(f"save_pretrained takes a patch with one trained method, this one has {names}.")
+        return save(trained[0], self._installation.base.config, folder, card=card)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, card: str | None = None, **options: Any
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hub; returns the commit's address.
+
+        options: further arguments of `huggingface_hub.HfApi.upload_folder`, such as token or commit_message.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=options.pop("token", None))
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card=card)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
     def reset(self) -> None:
         """Set the counters to zero and start the numbering of sequences (seeds) anew."""

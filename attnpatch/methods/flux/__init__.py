@@ -1,0 +1,6 @@
+"""flux: every layer is routed to full attention or to a sparse arm, prompt by prompt. arXiv 2604.07394."""
+
+from attnpatch.methods.flux.method import Flux, FluxConfig
+from attnpatch.methods.flux.router import Router, Routers, Shape
+
+__all__ = ["Flux", "FluxConfig", "Router", "Routers", "Shape"]
