@@ -46,7 +46,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        problems = [*_method_problems(self), *_data_problems(self), *_precision_problems(self)]
+        problems = [*_method_problems(self), *_data_problems(self), *_other_problems(self)]
         if problems:
             raise Problems(problems)
         return self
@@ -107,10 +107,18 @@ def _data_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
-def _precision_problems(recipe: Recipe) -> list[str]:
+def _other_problems(recipe: Recipe) -> list[str]:
+    problems = []
     if recipe.training.bf16 and recipe.dtype == "float16":
-        return ["training.bf16: bfloat16 autocast over float16 weights; use dtype: bfloat16 or float32."]
-    return []
+        problems.append("training.bf16: bfloat16 autocast over float16 weights; use dtype: bfloat16 or float32.")
+    if recipe.evaluation is not None:
+        from attnpatch.evaluation.tasks import check_names  # the evaluation takes a second to import
+
+        try:
+            check_names(recipe.evaluation.tasks)
+        except AttnPatchError as error:
+            problems.append(f"evaluation.tasks: {error}")
+    return problems
 
 
 def recipe_names() -> list[str]:
