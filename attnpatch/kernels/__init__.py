@@ -5,8 +5,10 @@ A rule says which keys a query may see; `attend` computes attention under it wit
 
 from __future__ import annotations
 
+from .antidiagonal import antidiagonal_scores, block_mass, choose_blocks
 from .attend import Attended, attend
 from .backends import BACKENDS
+from .block_rule import Blocks
 from .decode import decode
 from .merge import merge
 from .reference import reference_attention
@@ -17,12 +19,16 @@ from .spans import visible_mask
 __all__ = [
     "BACKENDS",
     "Attended",
+    "Blocks",
     "Causal",
     "PermutedBuckets",
     "PermutedWindow",
     "Rule",
     "Window",
+    "antidiagonal_scores",
     "attend",
+    "block_mass",
+    "choose_blocks",
     "decode",
     "merge",
     "reference_attention",

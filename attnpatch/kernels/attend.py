@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from . import chunked
 from .backends import Executor, choose
+from .block_rule import Blocks
 from .decode import decode
 from .merge import add_sink_logits, merge
 from .planning import plans
@@ -119,6 +120,8 @@ def real_rows(q, k, v, rule: Rule, at: Geometry, scale: float, executor: Executo
             return *block_attention(q, k, v, None, scale, causal=True, want_lse=want_lse), "dense-causal"
         if q.shape[2] > chunked.FEW_ROWS and fast_lse(q, k, v):
             return *_after_past(q, k, v, past, scale), "dense-chunk"
+    if isinstance(rule, Blocks):
+        return *executor.run_blocks(rule, at, q, k, v, scale, want_lse), f"{executor.name}-blocks"
     if isinstance(rule, Permuted):
         slots = rule.slots(at.n, q.device)
         if slots.ndim == 2:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import chunked
+from . import blocks, chunked
 from .plan import FLEX_BLOCK
 
 
@@ -16,12 +16,14 @@ from .plan import FLEX_BLOCK
 class Executor:
     """Runs one plan: run(plan, q, k, v, scale, want_lse) -> (output, lse | None).
 
-    block, slots_block: query rows per block, the latter for exact slots, whose blocks need masks of their own;
-    even: it needs blocks of exactly that size from row 0 on.
+    run_blocks: the same for block lists, run_blocks(rule, at, q, k, v, scale, want_lse). For plans only: block and
+    slots_block, query rows per block, the latter for exact slots, whose blocks need masks of their own; even, it
+    needs blocks of exactly that size from row 0 on.
     """
 
     name: str
     run: Callable
+    run_blocks: Callable
     block: int
     slots_block: int
     even: bool = False
@@ -33,9 +35,15 @@ def _run_flex(*arguments):
     return run_plan(*arguments)
 
 
+def _run_flex_blocks(*arguments):
+    from .flex_blocks import run_blocks
+
+    return run_blocks(*arguments)
+
+
 EXECUTORS = {
-    "chunked": Executor("chunked", chunked.run_plan, chunked.BLOCK, chunked.SLOTS_BLOCK),
-    "flex": Executor("flex", _run_flex, FLEX_BLOCK, FLEX_BLOCK, even=True),
+    "chunked": Executor("chunked", chunked.run_plan, blocks.run_blocks, chunked.BLOCK, chunked.SLOTS_BLOCK),
+    "flex": Executor("flex", _run_flex, _run_flex_blocks, FLEX_BLOCK, FLEX_BLOCK, even=True),
 }
 BACKENDS = ("auto", "reference", *EXECUTORS)
 

@@ -36,19 +36,24 @@ def run_plan(
     """
     if plan.order_q is not None:
         q, k, v = take_rows(q, plan.order_q), take_rows(k, plan.order_k), take_rows(v, plan.order_k)
-    run = _compiled(q.device.type) if compiled or (compiled is None and q.device.type == "cuda") else flex_attention
     mask = block_mask(plan, q.shape[2], k.shape[2], q.device)
-    grouped = q.shape[1] != k.shape[1]
-    # Every rule, dtype and head count is a graph of its own; past dynamo's default of 8 it would go dense in silence.
-    with torch._dynamo.config.patch(recompile_limit=GRAPHS):
-        result = run(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, **_lse_request(want_lse))
-    output, lse = result if want_lse else (result, None)
-    lse = getattr(lse, "lse", lse)
+    output, lse = masked_attention(mask, q, k, v, scale, want_lse, compiled)
     if plan.order_q is not None:
         back = torch.argsort(plan.order_q)
         output = output.index_select(2, back)
         lse = None if lse is None else lse.index_select(2, back)
     return output, lse
+
+
+def masked_attention(mask: BlockMask, q, k, v, scale: float, want_lse: bool, compiled: bool | None = None):
+    """Output and lse | None of FlexAttention under a block mask; arguments as in `run_plan`."""
+    run = _compiled(q.device.type) if compiled or (compiled is None and q.device.type == "cuda") else flex_attention
+    grouped = q.shape[1] != k.shape[1]
+    # Every rule, dtype and head count is a graph of its own; past dynamo's default of 8 it would go dense in silence.
+    with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+        result = run(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, **_lse_request(want_lse))
+    output, lse = result if want_lse else (result, None)
+    return output, getattr(lse, "lse", lse)
 
 
 def block_mask(plan: Plan, queries: int, keys: int, device: torch.device) -> BlockMask:

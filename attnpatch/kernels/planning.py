@@ -29,7 +29,7 @@ def plans(
     if isinstance(rule, Window):
         return [window_plan(rule, at, block if even else _fitting(block, min(rule.window, keys)))]
     if not isinstance(rule, Permuted):
-        raise TypeError(f"rule must be Causal, Window, PermutedWindow or PermutedBuckets, got {rule!r}")
+        raise TypeError(f"rule must be Causal, Window, PermutedWindow, PermutedBuckets or Blocks, got {rule!r}")
     parts = [
         slots_plan(rule, slots, at, slots_block)
         if isinstance(rule, PermutedWindow)

@@ -29,7 +29,7 @@ def dense_attention(
     total = offset + q.shape[2]
     rows = torch.arange(offset, total, device=q.device)
     mask = visible_mask(rule, rows, k.shape[2], q.shape[0], key_offset=key_offset, spans=spans, total=total)
-    mask = mask.repeat_interleave(group, 1) if mask.shape[1] > 1 else mask
+    mask = mask.repeat_interleave(q.shape[1] // mask.shape[1], 1) if mask.shape[1] > 1 else mask
     q, k, v = (x.to(dtype) for x in (q, k, v))
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)

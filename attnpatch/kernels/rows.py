@@ -17,7 +17,7 @@ def row_weights(
 ) -> torch.Tensor:
     """Softmax weights [B, H, R, K] fp32 of q_rows [B, H, R, D] over k [B, Hkv, K, D].
 
-    visible: bool, broadcastable to [B, Hkv, R, K] (see `visible_mask` for rules, offsets and padding), or None for
+    visible: bool, broadcastable to [B, Hkv | H, R, K] (see `visible_mask` for rules, offsets and padding), or None for
     all keys. A row that sees nothing gets zeros. sink_logits: [H], a column without a key: weights then sum to < 1.
     """
     if q_rows.shape[1] % k.shape[1]:
@@ -25,7 +25,9 @@ def row_weights(
     scale = q_rows.shape[-1] ** -0.5 if scale is None else scale
     scores = explicit_scores(q_rows, k, scale)
     if visible is not None:
-        visible = visible if visible.ndim < 3 else visible.unsqueeze(-3)
+        if visible.ndim >= 3:
+            each = visible.shape[-3] == q_rows.shape[1]
+            visible = visible.unflatten(-3, (k.shape[1], -1)) if each else visible.unsqueeze(-3)
         scores = scores.masked_fill(~visible, -torch.inf)
     batch, kv_heads, group, rows, keys = scores.shape
     highest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)

@@ -89,7 +89,7 @@ def visible_mask(
     spans: list[tuple[int, int]] | None = None,
     total: int | None = None,
 ) -> torch.Tensor:
-    """Explicit mask of some query rows: bool [B | 1, Hkv | 1, R, K].
+    """Explicit mask of some query rows: bool [B | 1, H | Hkv | 1, R, K].
 
     rows: [R] absolute query indices; `total`: one past the last absolute index present (default: last
     key). Padded rows see their own key only. Memory is O(R K): for few rows, or for references.
