@@ -17,6 +17,10 @@ class DataError(AttnPatchError):
     """The data of a recipe cannot be used; the message names the source, and file, row and column if it has them."""
 
 
+class TrainingError(AttnPatchError):
+    """Training cannot begin, go on or be resumed; the message says where it stood and what is kept."""
+
+
 class Problems(ValueError):
     """Several problems found by one validator; `parts` keeps them apart."""
 

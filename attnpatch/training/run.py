@@ -1,0 +1,194 @@
+"""One training run: steps, checkpoints and logs, on one process or several (`accelerate launch`)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import get_scheduler
+
+from attnpatch.methods.stochastic import mix
+from attnpatch.training.checkpoints import Checkpoints
+from attnpatch.training.gates import temperature
+from attnpatch.training.log import Log, describe, means_by_task, progress_bar, scalars
+from attnpatch.training.mixture import Mixture
+from attnpatch.training.problems import TrainingError
+from attnpatch.training.recipe import Recipe
+from attnpatch.training.samples import Pack
+from attnpatch.training.trainee import Share, Trainee, check_head, shares_of
+
+
+class Run:
+    """The state of a run. Packs and noise follow from the step, so parameters and optimisers are all there is to keep.
+
+    Each step takes `data.packs_per_step` packs, dealt out over the processes; results do not depend on their number.
+    """
+
+    def __init__(self, recipe: Recipe, model, mixture: Mixture, folder: Path, accelerator: Accelerator) -> None:
+        self.recipe, self.mixture, self.folder, self.accelerator = recipe, mixture, folder, accelerator
+        packs, world = recipe.data.packs_per_step, accelerator.num_processes
+        if packs % world:
+            raise TrainingError(
+                f"data.packs_per_step={packs} cannot be dealt out evenly to {world} processes. Take a multiple of it, "
+                "or other --num_processes."
+            )
+        self.trainee = Trainee(model, recipe)
+        self.trainee.to(accelerator.device)
+        check_head(self.trainee)
+        self.optimizers, self.schedules = self._optimizers()
+        self.wrapped = accelerator.prepare_model(self.trainee)
+        self.checkpoints = Checkpoints(folder, recipe.training.save_total_limit)
+        self.step = 0
+
+    def _optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+        settings, router = self.recipe.training, self.recipe.router
+        betas = (settings.adam_beta1, settings.adam_beta2)
+        optimizers = [torch.optim.AdamW(list(self.trainee.parameter_groups()), betas=betas)]
+        if self.trainee.multipliers is not None:
+            optimizers.append(
+                torch.optim.AdamW(
+                    self.trainee.multipliers.parameters(), lr=router.multiplier_learning_rate, betas=betas,
+                    weight_decay=router.weight_decay, maximize=True,
+                )
+            )  # fmt: skip
+        warmup = math.ceil(settings.warmup_ratio * settings.max_steps)
+        schedules = [
+            get_scheduler(
+                settings.lr_scheduler_type, one, num_warmup_steps=warmup, num_training_steps=settings.max_steps
+            )
+            for one in optimizers
+        ]
+        return optimizers, schedules
+
+    # where it stands
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        state = self.checkpoints.load(self.recipe)
+        if state is None:
+            return
+        self.trainee.restore(state["trained"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write a checkpoint, from the main process."""
+        if self.accelerator.is_main_process:
+            state = {
+                "trained": self.trainee.trained_state(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "schedules": [schedule.state_dict() for schedule in self.schedules],
+            }
+            self.checkpoints.save(self.step, state, self.recipe)
+        self.accelerator.wait_for_everyone()
+
+    # steps
+
+    def train(self, *, progress: bool = True, stop_after: int | None = None) -> dict[str, Any]:
+        """Run to the end, or for `stop_after` steps; returns the last log line.
+
+        Raises:
+            TrainingError: the loss is not finite. The state before that step is kept as a checkpoint.
+        """
+        settings, main = self.recipe.training, self.accelerator.is_main_process
+        log = Log(self.folder, self.step) if main else None
+        last = settings.max_steps if stop_after is None else min(settings.max_steps, self.step + stop_after)
+        entry: dict[str, Any] = {}
+        try:
+            with progress_bar(progress and main, settings.max_steps, self.step) as advance:
+                while self.step < last:
+                    entry = self._advance()
+                    if main and (entry["step"] % settings.logging_steps == 0 or self.step == last):
+                        log.write(entry)
+                        self.accelerator.log(scalars(entry), step=entry["step"])
+                    if self.step % settings.save_steps == 0:
+                        self.save()
+                    advance(entry)
+        finally:  # also when it is interrupted: what is done is kept
+            if self.step not in self.checkpoints.steps():
+                self.save()
+        return entry
+
+    def _advance(self) -> dict[str, Any]:
+        start, recipe, accelerator = time.perf_counter(), self.recipe, self.accelerator
+        packs = self.mixture.packs(self.step)
+        shares = shares_of(packs, self.step)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        mine = list(zip(packs, shares, strict=True))[rank::world]
+        torch.manual_seed(mix(recipe.training.seed, self.step, rank) % 2**63)  # an adapter's dropout
+        found = [self._backward(pack, share, final=pack is mine[-1][0]) for pack, share in mine]
+        everyone = gather_object(found)
+        self._require_finite(everyone)
+        parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
+        norm = accelerator.clip_grad_norm_(parameters, recipe.training.max_grad_norm)
+        rate = self.schedules[0].get_last_lr()[0]
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        entry = self._entry(everyone, shares[0], float(norm), rate, time.perf_counter() - start)
+        self.step += 1
+        return entry
+
+    def _backward(self, pack: Pack, share: Share, *, final: bool) -> dict[str, Any]:
+        accelerator = self.accelerator
+        synced: Callable = _nothing if final else accelerator.no_sync
+        with synced(self.wrapped), accelerator.autocast():
+            loss, found = self.wrapped(pack, share)
+            # Processes average their gradients; the step's loss is a sum.
+            accelerator.backward(loss * accelerator.num_processes)
+        return {**found, "loss": float(loss.detach()), "pack": describe(pack)}
+
+    def _require_finite(self, found: list[dict[str, Any]]) -> None:
+        wrong = [one for one in found if not math.isfinite(one["loss"])]
+        if not wrong:
+            return
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        raise TrainingError(
+            f"the loss of step {self.step + 1} is not finite ({wrong[0]['loss']}), in the pack of {wrong[0]['pack']}. "
+            f"Nothing of that step was applied; checkpoint step-{self.step:06d} holds the state before it. Look at "
+            f"the samples with `attnpatch data preview RECIPE --step {self.step}`, lower the learning rate, or turn bf16 "
+            "off."
+        )
+
+    def _entry(self, found, share: Share, norm: float, rate: float, seconds: float) -> dict[str, Any]:
+        tokens = sum(one["tokens"] for one in found)
+        entry = {
+            "step": self.step + 1,
+            "loss": round(sum(one["loss"] for one in found), 6),
+            "nll": round(sum(one["nll"] for one in found) / share.weight, 6),
+            "learning_rate": rate,
+            "grad_norm": round(norm, 5),
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+        if self.trainee.multipliers is not None:
+            settings = self.recipe.router
+            entry |= {
+                "regular": round(sum(one["regular"] for one in found), 6),
+                "omega": means_by_task(found, "omega"),
+                "omega_sampled": means_by_task(found, "sampled"),
+                "multipliers": self.trainee.multipliers.values(),
+                "temperature": round(temperature(settings, self.step, self.recipe.training.max_steps), 4),
+            }
+        return entry
+
+
+class _nothing:
+    """A context that does nothing, for any argument."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: Any) -> None: ...
