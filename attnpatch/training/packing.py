@@ -119,11 +119,8 @@ class Plan:
             taken.append(self._waiting.popleft() if self._waiting else next(self._stream))
             tokens += taken[-1].length
         packs = greedy(taken, self._pack_tokens)
+        # One sample less is at most one pack less, as they are sorted: this ends at exactly `packs`.
         while len(packs) > self._packs:
             self._waiting.appendleft(taken.pop())
             packs = greedy(taken, self._pack_tokens)
-        while len(packs) < self._packs:  # there are at least as many samples as packs, see the loop above
-            packs.sort(key=len)
-            largest = packs.pop()
-            packs += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
-        return sorted(packs, key=lambda pack: -pack[0].length)
+        return packs

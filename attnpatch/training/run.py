@@ -157,8 +157,8 @@ class Run:
         raise TrainingError(
             f"the loss of step {self.step + 1} is not finite ({wrong[0]['loss']}), in the pack of {wrong[0]['pack']}. "
             f"Nothing of that step was applied; checkpoint step-{self.step:06d} holds the state before it. Look at "
-            f"the samples with `attnpatch data preview RECIPE --step {self.step}`, lower the learning rate, or turn bf16 "
-            "off."
+            f"the samples with `attnpatch data preview RECIPE --step {self.step}`, lower the learning rate, or turn "
+            "bf16 off."
         )
 
     def _entry(self, found, share: Share, norm: float, rate: float, seconds: float) -> dict[str, Any]:

@@ -20,6 +20,9 @@ class RouterSettings(Settings):
     features: Literal["query", "hidden", "auto"] = Field(
         "auto", description="what it reads: query states before RoPE, or hidden states; auto: query where possible"
     )
+    initializer_range: float | None = Field(
+        0.02, gt=0, description="standard deviation of the initial weights; null: 2 / sqrt(inputs), for narrow routers"
+    )
     gates: Literal["hard", "soft"] = Field("hard", description="straight-through hard gates, or soft ones")
     temperature_start: float = Field(1.5, gt=0, description="Gumbel-softmax temperature at the first step")
     temperature_end: float = Field(1.0, gt=0, description="temperature after `temperature_share` of the steps")

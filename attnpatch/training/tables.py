@@ -145,7 +145,7 @@ def _tokenise(function: _Tokenise, table: Table, tokenizer: Any, data: DataSetti
         data.max_tokens,
         data.min_tokens,
         data.longer,
-        
+        _tokenizer_fingerprint(tokenizer),
     ]
     with _quiet_without_terminal():
         return table.rows.map(

@@ -154,7 +154,8 @@ def _routed(method: attnpatch.Method, model: nn.Module, recipe: Recipe) -> Flux:
     sites = [site for site in text.sites if method.check(site) is None]
     if not sites:
         raise UnsupportedModelError(f"method {method.name!r} can patch no layer of {text.model_class}.")
-    method.start(sites, text.base, reads=recipe.router.features, pool=recipe.router.pool)
+    settings = recipe.router
+    method.start(sites, text.base, reads=settings.features, pool=settings.pool, spread=settings.initializer_range)
     return method
 
 

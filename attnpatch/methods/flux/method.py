@@ -145,12 +145,12 @@ class Flux(Method):
                 )
             self.routers = routers.eval()
         elif self.routers is None:
-            self.start(sites, model, wide=True)
+            self.start(sites, model, spread=None)
 
-    def start(self, sites, model, *, reads: str = "auto", pool: int = 100, wide: bool = False) -> Routers:
-        """Give every site a new router; `wide` as in `Routers.start`. Raises ValueError as `shape_for` does."""
+    def start(self, sites, model, *, reads: str = "auto", pool: int = 100, spread: float | None = 0.02) -> Routers:
+        """Give every site a new router; `spread` as in `Routers.start`. Raises ValueError as `shape_for` does."""
         layers = [site.layer for site in sites]
-        self.routers = Routers(shape_for(model, sites, reads, pool), layers).start(self.config.seed, wide=wide)
+        self.routers = Routers(shape_for(model, sites, reads, pool), layers).start(self.config.seed, spread)
         return self.routers
 
     def _scores(self, kind: str, model, sites) -> list[float]:

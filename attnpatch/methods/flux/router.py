@@ -59,13 +59,16 @@ class Routers(nn.Module):
         self.layers = nn.ModuleDict({str(layer): Router(shape.inputs, shape.width) for layer in layers})
 
     @torch.no_grad()
-    def start(self, seed: int, *, wide: bool = False) -> Routers:
-        """Draw initial weights. wide: so large that decisions differ between prompts even without training."""
+    def start(self, seed: int, spread: float | None = 0.02) -> Routers:
+        """Draw initial weights N(0, spread); None takes 2 / sqrt(inputs) of each layer, which keeps differences.
+
+        With 0.02 a router of small width passes nothing on: all prompts look alike to it, and it hardly learns.
+        """
         generator = torch.Generator().manual_seed(seed)
         for one in self.modules():
             if isinstance(one, nn.Linear):
-                spread = 2.0 * one.in_features**-0.5 if wide else 0.02
-                one.weight.normal_(0, spread, generator=generator)
+                own = 2.0 * one.in_features**-0.5 if spread is None else spread
+                one.weight.normal_(0, own, generator=generator)
                 one.bias.zero_()
         return self
 
