@@ -15,11 +15,11 @@ from attnpatch.training.mixture import Mixture
 from attnpatch.training.preview import Preview, preview
 from attnpatch.training.recipe import load_recipe, parse_overrides
 
-EXAMPLES = examples("attnpatch data preview lora/sandbox-sliding")
+EXAMPLES = examples("attnpatch data preview flux/sandbox")
 PREVIEW_EXAMPLES = examples(
-    "attnpatch data preview lora/sandbox-sliding",
-    "attnpatch data preview lora/sandbox-sliding --step 3 --set data.seed=1",
-    "attnpatch data preview lora/sandbox-sliding --json",
+    "attnpatch data preview flux/sandbox",
+    "attnpatch data preview flux/sandbox --step 3 --set data.seed=1",
+    "attnpatch data preview flux/sandbox --json",
 )
 
 app = typer.Typer(no_args_is_help=True, help="The data of a recipe.")

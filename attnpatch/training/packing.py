@@ -97,8 +97,8 @@ def greedy(samples: list[Draw], pack_tokens: int) -> list[list[Draw]]:
 class Plan:
     """The packs of every step: exactly `packs` of at most `pack_tokens` each, no sample lost or used twice.
 
-    A step takes the longest run of the next draws that fits. It is planned from step 0 on, which costs
-    milliseconds, and so is the same in every process and after a resume.
+    A step takes the longest run of the next draws that fits. Steps are planned from 0 on (a large one takes
+    milliseconds), so that they are the same in every process and after a resume.
     """
 
     def __init__(self, stream: Iterator[Draw], packs: int, pack_tokens: int) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import glob
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +49,14 @@ def open_tables(source: Source, where: str) -> list[Table]:
 
 def _hub(datasets: Any, source: Source, where: str) -> Table:
     try:
-        rows = datasets.load_dataset(
-            source.dataset, source.config, split=source.split, revision=source.revision, data_files=source.data_files
-        )
+        with quiet_without_terminal():
+            rows = datasets.load_dataset(
+                source.dataset,
+                source.config,
+                split=source.split,
+                revision=source.revision,
+                data_files=source.data_files,
+            )
     except Exception as error:  # a dozen types, each means that the data cannot be had
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DataError(
@@ -79,7 +87,8 @@ def _file(datasets: Any, path: Path, where: str) -> Table:
     if path.stat().st_size == 0:
         raise DataError(f"{where}: {str(path)!r} is empty.")
     try:
-        rows = datasets.load_dataset(kind, data_files=[str(path.resolve())], split="train")
+        with quiet_without_terminal():
+            rows = datasets.load_dataset(kind, data_files=[str(path.resolve())], split="train")
     except Exception as error:  # a dozen types; the cause is in the file
         text = _broken_line(path) if kind == "json" else None
         if text is None:
@@ -103,3 +112,18 @@ def _broken_line(path: Path) -> str | None:
             except json.JSONDecodeError as error:
                 return f"row {number} is not JSON: {error.msg} in column {error.colno}."
     return None
+
+
+@contextmanager
+def quiet_without_terminal() -> Iterator[None]:
+    """No progress bars of `datasets` where nobody sees them move."""
+    import datasets
+
+    if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

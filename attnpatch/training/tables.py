@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +13,7 @@ from attnpatch.training.problems import DataError
 from attnpatch.training.render import Renderer
 from attnpatch.training.samples import Sample
 from attnpatch.training.sources import SourceFacts
-from attnpatch.training.table_files import Table, open_tables
+from attnpatch.training.table_files import Table, open_tables, quiet_without_terminal
 from attnpatch.training.templates import EmptyField
 
 _VERSION = 1  # of everything between a row and its tokens: a change here renders cached rows anew
@@ -56,8 +53,8 @@ class TableSamples:
         return Sample(tokens, weights, end, self._source.task, f"{name}#{index + 1}")
 
     def _take(self, tokenised: Any, name: str) -> None:
-        facts, states = self.facts, tokenised["state"]
-        lengths: Sequence[int] = tokenised["length"]
+        facts = self.facts
+        states, lengths = tokenised["state"][:], tokenised["length"][:]
         for index, (state, length) in enumerate(zip(states, lengths, strict=True)):
             if state == KEPT:
                 self._rows.append((len(self._tables), index))
@@ -65,11 +62,11 @@ class TableSamples:
         facts.rows += len(tokenised)
         facts.samples = len(self._rows)
         facts.tokens = sum(self.lengths)
-        facts.dropped_long += states[:].count(LONG)
-        facts.dropped_short += states[:].count(SHORT)
-        facts.dropped_empty += states[:].count(EMPTY)
-        facts.truncated += sum(tokenised["truncated"])
-        facts.apart += sum(tokenised["apart"])
+        facts.dropped_long += states.count(LONG)
+        facts.dropped_short += states.count(SHORT)
+        facts.dropped_empty += states.count(EMPTY)
+        facts.truncated += sum(tokenised["truncated"][:])
+        facts.apart += sum(tokenised["apart"][:])
         self._tables.append((name, tokenised))
 
 
@@ -147,7 +144,7 @@ def _tokenise(function: _Tokenise, table: Table, tokenizer: Any, data: DataSetti
         data.longer,
         _tokenizer_fingerprint(tokenizer),
     ]
-    with _quiet_without_terminal():
+    with quiet_without_terminal():
         return table.rows.map(
             function,
             with_indices=True,
@@ -165,20 +162,6 @@ def _tokenizer_fingerprint(tokenizer: Any) -> str:
     text = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     parts = [type(tokenizer).__name__, text, tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-@contextmanager
-def _quiet_without_terminal() -> Iterator[None]:
-    import datasets
-
-    if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
 
 
 def _nothing_left(where: str, facts: SourceFacts, data: DataSettings) -> str:

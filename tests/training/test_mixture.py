@@ -247,6 +247,26 @@ def test_tables_are_tokenised_once(chat_tokenizer, jsonl, monkeypatch):
         Mixture(made, chat_tokenizer)
 
 
+def test_several_processes_tokenise_alike(chat_tokenizer, jsonl):
+    path = jsonl(qa_rows(4))
+    one = Mixture(recipe(data={"sources": [table(path)]}), chat_tokenizer)
+    lengths, packs = tables_lengths(one), one.packs(1)
+    jsonl([*qa_rows(4), {"context": "another file, so that nothing is cached"}])
+    with pytest.raises(DataError, match=r"row 5: column 'question' is missing"):
+        Mixture(recipe(data={"sources": [table(path)], "num_proc": 2}), chat_tokenizer)
+    jsonl(qa_rows(4) + qa_rows(2))
+    two = Mixture(recipe(data={"sources": [table(path, limit=4)], "num_proc": 2}), chat_tokenizer)
+    assert (tables_lengths(two), two.packs(1)) == (lengths, packs)
+
+
+def test_nothing_moves_where_there_is_no_terminal(chat_tokenizer, jsonl, capsys):
+    import datasets
+
+    Mixture(recipe(data={"sources": [table(jsonl(qa_rows(4)))]}), chat_tokenizer)
+    assert capsys.readouterr() == ("", "")
+    assert not datasets.are_progress_bars_disabled()
+
+
 def test_progress(sandbox_tokenizer):
     seen = []
     Mixture(recipe(data={"sources": TWO}), sandbox_tokenizer, lambda *state: seen.append(state))
