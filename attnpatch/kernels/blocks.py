@@ -16,8 +16,8 @@ from .block_rule import Blocks
 from .softmax import block_attention, needs_grad
 from .spans import Geometry
 
-# Keys gathered for one call, in elements: enough units to be worth a call, few enough to stay in the cache.
-GATHERED = 1 << 20
+# Keys gathered for one call, in elements per thread: enough units to be worth a call, few enough to stay in the cache.
+GATHERED = 1 << 19
 
 
 class _Units(NamedTuple):
@@ -55,7 +55,8 @@ def run_blocks(
         return output, None if lse is None else F.pad(lse.reshape(count, fold, -1), around)
 
     places, pieces = [], []
-    for units in _calls(lists, at, size, batch, kv_heads, absent, GATHERED // (size * dim)):
+    most = GATHERED * torch.get_num_threads() // (size * dim)
+    for units in _calls(lists, at, size, batch, kv_heads, absent, most):
         arguments = (q_blocks, k_blocks, v_blocks, units)
         # Kept for a backward pass, all gathered keys would be many copies of the keys.
         again = needs_grad(q, k, v)

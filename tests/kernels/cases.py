@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from attnpatch.kernels import Causal, PermutedBuckets, PermutedWindow, Window
+from attnpatch.kernels import Blocks, Causal, PermutedBuckets, PermutedWindow, Window
 
 
 def shuffled(n):
@@ -14,6 +14,14 @@ def shuffled(n):
 
 def shuffled_by_head(n, heads=2):
     return torch.stack([torch.randperm(n, generator=torch.Generator().manual_seed(7 * n + h)) for h in range(heads)])
+
+
+def random_blocks(heads, queries, keys, first=0, share=0.3, seed=0):
+    """kept [heads, queries, keys] at random, with the diagonal; what lies behind it is random too."""
+    make = torch.Generator().manual_seed(seed)
+    kept = torch.rand(heads, queries, keys, generator=make) < share
+    kept.diagonal(first, 1, 2).fill_(True)
+    return kept
 
 
 RULES = {
@@ -28,6 +36,7 @@ RULES = {
     "buckets": PermutedBuckets(shuffled, 48),
     "buckets-previous": PermutedBuckets(shuffled, 31, previous=1, sink=2),
     "buckets-local": PermutedBuckets(shuffled, 24, sink=2, local=5),
+    "blocks": Blocks(random_blocks(1, 21, 24, first=2), 16, first=2),
 }
 
 

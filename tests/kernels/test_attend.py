@@ -19,7 +19,7 @@ PADDINGS = {
     "both": lambda n: [(11, n - 30), (5, 6)],
 }
 # Uncompiled FlexAttention traces a graph per case: fewer cases of it.
-FLEX_RULES = ["causal", "window-sinks", "slots-local", "slots-heads", "buckets-previous"]
+FLEX_RULES = ["causal", "window-sinks", "slots-local", "slots-heads", "buckets-previous", "blocks"]
 CASES = [(name, "chunked") for name in RULES] + [(name, "flex") for name in FLEX_RULES]
 
 

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import re, sys, torch
 from pathlib import Path
-from attnpatch.kernels import PermutedBuckets, PermutedWindow, Window, attend
+from attnpatch.kernels import Blocks, PermutedBuckets, PermutedWindow, Window, attend
 
 torch.set_num_threads(1)
 n = 65536
@@ -39,6 +39,7 @@ print((kib("VmHWM") - before) / 1024 - n * 32 * 4 / 2**20)  # less the output
         "PermutedWindow(lambda n: order, 128, 127)",
         "PermutedWindow(lambda n: order, 64, 63, sink=4, local=64)",
         "PermutedBuckets(lambda n: order, 256)",
+        "Blocks(torch.rand(1, 512, 512).lt(0.02) | torch.eye(512, dtype=torch.bool), 128)",
     ],
 )
 def test_64k_tokens_within_300_mib(rule):
