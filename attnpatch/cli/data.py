@@ -56,11 +56,14 @@ def preview_command(
 def _tables(found: Preview) -> list[Table]:
     packs = _table(f"Step {found.step}", found.samples)
     mix = _table("Mix of this step", found.mix)
-    sources = _table(
-        "Sources", [{key: value for key, value in source.items() if key != "rendering"} for source in found.sources]
-    )
+    sources = _table("Sources", [{key: source[key] for key in _telling(found.sources)} for source in found.sources])
     sources.caption = "; ".join(dict.fromkeys(source["rendering"] for source in found.sources))
     return [packs, mix, sources]
+
+
+def _telling(sources: list[dict[str, Any]]) -> list[str]:
+    """The facts that are not nothing for every source; how rows are rendered stands below the table."""
+    return [key for key in sources[0] if key != "rendering" and any(source[key] for source in sources)]
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
