@@ -1,8 +1,8 @@
 """Every sparse kernel beside dense attention: speed-up, share of the counted floor, exactness, by length.
 
 The floor counts the (query, key) pairs that a kernel's operator has to score: a window its visible pairs; exact
-slots all slots of the window, as causality hides about half of them at random places; buckets the causal pairs
-inside each bucket. A fraction of 1 means: as fast per pair as torch's dense causal kernel.
+slots all slots of the window, as causality hides about half of them at random places; buckets and kept blocks the
+causal pairs inside. A fraction of 1 means: as fast per pair as torch's dense causal kernel.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from attnpatch.bench.model import DTYPES, LENGTHS
 from attnpatch.bench.result import Column, Progress, Result, silent
 from attnpatch.bench.timing import Clock, alternate, choose_clock, threads
 from attnpatch.kernels import (
+    Blocks,
     Causal,
     PermutedBuckets,
     PermutedWindow,
@@ -35,6 +36,7 @@ from attnpatch.kernels import (
 from attnpatch.patching.errors import AttnPatchError, unknown_name
 
 SINKS = 4
+BLOCK = 128
 SAMPLE = 16  # query rows checked against float64
 
 COLUMNS = [
@@ -54,10 +56,10 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Kernel:
-    """One line of the table. floor(rule, n): pairs that the operator has to score."""
+    """One line of the table. rule(window, n, query heads); floor(rule, n): pairs that the operator has to score."""
 
     name: str
-    rule: Callable[[int], Rule]
+    rule: Callable[[int, int, int], Rule]
     floor: Callable[[Rule, int], float]
 
 
@@ -74,12 +76,24 @@ def _shuffled(n: int) -> torch.Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(n))
 
 
+def _kept_blocks(window: int, n: int, heads: int) -> Blocks:
+    """Lists as XAttention makes them: each head keeps its first and its own block, the others are drawn at random."""
+    block = min(BLOCK, max(window // 4, 1))
+    count = -(-n // block)
+    draw = torch.rand(heads, count, count, generator=torch.Generator().manual_seed(n)).tril_()
+    draw[:, :, 0] = 1
+    draw.diagonal(0, 1, 2).fill_(1)
+    best = draw.topk(min(window // block, count)).indices
+    return Blocks(torch.zeros_like(draw, dtype=torch.bool).scatter_(2, best, True), block)
+
+
 KERNELS = [
-    Kernel("window", Window, _visible),
-    Kernel(f"window, {SINKS} sinks", lambda w: Window(w - SINKS, sink=SINKS), _visible),
-    Kernel("exact slots", lambda w: PermutedWindow(_shuffled, before=w // 2, after=w - 1 - w // 2), _slots),
-    Kernel("sorted buckets", lambda w: PermutedBuckets(_shuffled, w), _visible),
-    Kernel("buckets + previous", lambda w: PermutedBuckets(_shuffled, w, previous=1), _visible),
+    Kernel("window", lambda w, *_: Window(w), _visible),
+    Kernel(f"window, {SINKS} sinks", lambda w, *_: Window(w - SINKS, sink=SINKS), _visible),
+    Kernel("exact slots", lambda w, *_: PermutedWindow(_shuffled, before=w // 2, after=w - 1 - w // 2), _slots),
+    Kernel("sorted buckets", lambda w, *_: PermutedBuckets(_shuffled, w), _visible),
+    Kernel("buckets + previous", lambda w, *_: PermutedBuckets(_shuffled, w, previous=1), _visible),
+    Kernel("kept blocks", _kept_blocks, _visible),
 ]
 
 
@@ -102,7 +116,7 @@ def bench_kernels(
 
     Args:
         lengths: prompt lengths in tokens.
-        windows: the operator's size in keys: window (sinks included), slots, or bucket size.
+        windows: the operator's size in keys: window (sinks included), slots, bucket size, or keys in kept blocks.
         threads_used: torch threads, None for torch's own choice.
         clock: "cpu", "wall" or "auto" (see `choose_clock`).
         repeats: timed turns after a warm-up; a speed-up is the median over turns of dense / kernel.
@@ -151,8 +165,8 @@ def bench_kernels(
     }
     notes = [
         f"dense is F.scaled_dot_product_attention(is_causal=True); {timer}; runs alternate, medians of {repeats}",
-        "keys: window size (sinks included), slots of the window, or bucket size",
-        "ideal: dense pairs / pairs the operator must score (window: visible; slots: all; buckets: causal inside)",
+        "keys: window size (sinks included), slots of the window, bucket size, or keys in kept blocks",
+        "ideal: dense pairs / pairs the operator must score (slots: all; else those visible)",
         f"of the floor: speed-up / ideal; max error: {SAMPLE} rows against a float64 reference",
     ]
     title = f"Kernels against dense causal attention, {dtype}, {heads} heads, {kv_heads} KV heads, D={head_dim}"
@@ -161,10 +175,9 @@ def bench_kernels(
 
 class _Bench:
     def __init__(self, clock: Clock, windows, backend: str, shape: tuple[int, int, int], dtype: torch.dtype):
-        self.clock, self.backend, self.shape, self.dtype = clock, backend, shape, dtype
-        self.rules = {(kernel.name, w): kernel.rule(w) for w in windows for kernel in KERNELS}
+        self.clock, self.windows, self.backend, self.shape, self.dtype = clock, windows, backend, shape, dtype
         self.floors = {kernel.name: kernel.floor for kernel in KERNELS}
-        self.cases = 1 + len(self.rules)
+        self.cases = 1 + len(windows) * len(KERNELS)
 
     def rows(self, n: int, repeats: int, step: Callable[[], None]) -> list[dict[str, Any]]:
         """The table's rows for prompts of n tokens."""
@@ -179,13 +192,14 @@ class _Bench:
                 return self.clock.time(run)[0]
 
         cases = {("dense", None): lambda: timed(dense)}
-        for key, rule in self.rules.items():
+        rules = {(one.name, w): one.rule(w, n, self.shape[0]) for w in self.windows for one in KERNELS}
+        for key, rule in rules.items():
             cases[key] = lambda rule=rule: timed(lambda: attend(q, k, v, rule, backend=self.backend))
         seconds = alternate(cases, repeats, step=step)
         base = seconds["dense", None]
         exact = tuple(x.double() for x in (q, k, v))
         rows = [_row(n, "dense", None, base, base, Causal().pairs(0, n, n), _error(dense(), Causal(), exact))]
-        for (name, window), rule in self.rules.items():
+        for (name, window), rule in rules.items():
             with torch.inference_mode():
                 result = attend(q, k, v, rule, backend=self.backend)
             error = _error(result.output, rule, exact)

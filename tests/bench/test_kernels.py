@@ -24,6 +24,10 @@ def test_rows_floors_and_progress():
     assert rows[300, "window"]["ideal"] == pytest.approx(dense / (300 * 32 - 32 * 31 / 2))
     assert rows[300, "exact slots"]["ideal"] == pytest.approx(dense / (300 * 32))
     assert rows[300, "sorted buckets"]["mean_keys"] == pytest.approx((9 * 32 * 33 / 2 + 12 * 13 / 2) / 300)
+    # Blocks of 8: three begin with fewer than four kept ones, and each query sees half of its own.
+    pairs = 8 * sum(8 * min(block, 3) + 4.5 for block in range(37)) + 4 * (24 + 2.5)
+    assert rows[300, "kept blocks"]["mean_keys"] == pytest.approx(pairs / 300)
+    assert rows[300, "kept blocks"]["backend"] == "chunked-blocks"
     assert rows[300, "exact slots"]["mean_keys"] == pytest.approx(33 / 2, abs=0.1)
     assert all(row["error"] < 5e-6 for row in result.rows)
     assert all(row["fraction"] == pytest.approx(row["speedup"] / row["ideal"]) for row in result.rows)
