@@ -13,9 +13,9 @@ from attnpatch.cli.console import console, examples, show, user_errors
 from attnpatch.training.recipe import Recipe, load_recipe, parse_overrides
 
 EXAMPLES = examples(
-    "attnpatch train lora/sandbox-sliding --check",
-    "attnpatch train flux/sandbox --check --set data.sources.0.omega=0.5",
-    "attnpatch train lora/sandbox-sliding --steps 1 --set training.output_dir=runs/try",
+    "attnpatch train flux/sandbox --check",
+    "attnpatch train flux/sandbox --check --set router.pool=32",
+    "attnpatch train lora/sandbox-sliding --check --steps 1",
 )
 
 

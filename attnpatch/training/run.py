@@ -6,11 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from transformers import get_scheduler
 
 from attnpatch.methods.stochastic import mix
@@ -22,6 +20,9 @@ from attnpatch.training.problems import TrainingError
 from attnpatch.training.recipe import Recipe
 from attnpatch.training.samples import Pack
 from attnpatch.training.trainee import Share, Trainee, check_head, shares_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Run:
@@ -44,7 +45,7 @@ class Run:
         self.optimizers, self.schedules = self._optimizers()
         self.wrapped = accelerator.prepare_model(self.trainee)
         self.checkpoints = Checkpoints(folder, recipe.training.save_total_limit)
-        self.step = 0
+        self.step, self.saved = 0, None
 
     def _optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         settings, router = self.recipe.training, self.recipe.router
@@ -78,18 +79,18 @@ class Run:
             optimizer.load_state_dict(saved)
         for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(saved)
-        self.step = state["step"]
+        self.step = self.saved = state["step"]
 
     def save(self) -> None:
-        """Write a checkpoint, from the main process."""
-        if self.accelerator.is_main_process:
+        """Write a checkpoint, from the main process, unless this step has one."""
+        if self.accelerator.is_main_process and self.saved != self.step:
             state = {
                 "trained": self.trainee.trained_state(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "schedules": [schedule.state_dict() for schedule in self.schedules],
             }
             self.checkpoints.save(self.step, state, self.recipe)
-        self.accelerator.wait_for_everyone()
+        self.saved = self.step
 
     # steps
 
@@ -114,8 +115,7 @@ class Run:
                         self.save()
                     advance(entry)
         finally:  # also when it is interrupted: what is done is kept
-            if self.step not in self.checkpoints.steps():
-                self.save()
+            self.save()
         return entry
 
     def _advance(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Run:
         mine = list(zip(packs, shares, strict=True))[rank::world]
         torch.manual_seed(mix(recipe.training.seed, self.step, rank) % 2**63)  # an adapter's dropout
         found = [self._backward(pack, share, final=pack is mine[-1][0]) for pack, share in mine]
-        everyone = gather_object(found)
+        everyone = self._gathered(found)
         self._require_finite(everyone)
         parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
         norm = accelerator.clip_grad_norm_(parameters, recipe.training.max_grad_norm)
@@ -147,6 +147,11 @@ class Run:
             # Processes average their gradients; the step's loss is a sum.
             accelerator.backward(loss * accelerator.num_processes)
         return {**found, "loss": float(loss.detach()), "pack": describe(pack)}
+
+    def _gathered(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        from accelerate.utils import gather_object
+
+        return gather_object(found)
 
     def _require_finite(self, found: list[dict[str, Any]]) -> None:
         wrong = [one for one in found if not math.isfinite(one["loss"])]

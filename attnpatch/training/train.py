@@ -72,14 +72,15 @@ def train(
     run.resume()
     if recipe.training.report_to != "none":
         accelerator.init_trackers("attnpatch", config=json.loads(recipe.model_dump_json()))
+    main = accelerator.is_main_process
     try:
         last = run.train(progress=progress, stop_after=steps)
+        accelerator.wait_for_everyone()
     finally:
-        accelerator.end_training()
+        accelerator.end_training()  # the other processes are done; nobody waits for the measuring
     finished, table = run.step >= recipe.training.max_steps, None
-    if finished and accelerator.is_main_process:
+    if finished and main:
         table = _finish(run, tokenizer, progress=progress, evaluate=evaluate, name=name)
-    accelerator.wait_for_everyone()
     return Trained(folder, run.step, finished, last, table)
 
 
