@@ -9,9 +9,8 @@ from typing import Any
 from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
 from attnpatch.patching.install import INSTALLATION_KEY, Installation
 from attnpatch.patching.layers import LayerSpec, select_layers
-from attnpatch.patching.method import Method, build_method, method_class
+from attnpatch.patching.method import Method, build_method
 from attnpatch.patching.patch import Patch
-from attnpatch.patching.saved import read
 from attnpatch.patching.sites import Site, TextModel, inspect_model, text_base, unwrap
 
 MethodSpec = str | Method | tuple[str, dict[str, Any]]
@@ -71,8 +70,7 @@ def load(model: object, location: str | Path, *, layers: LayerSpec | None = None
         AttnPatchError: nothing is saved there, or a file of it is missing or damaged.
         UnsupportedModelError: the model is of another architecture, and as `apply`.
     """
-    saved = read(location)
-    return apply(model, method_class(saved.method).from_saved(saved, options), layers=layers)
+    return apply(model, Method.from_pretrained(location, **options), layers=layers)
 
 
 def patches(model: object) -> list[Patch]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import importlib
 import re
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attnpatch.patching.errors import AttnPatchError, did_you_mean, unknown_name
+from attnpatch.patching.saved import Saved, read
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from attnpatch.patching.calls import Call, Inner
-    from attnpatch.patching.saved import Saved
     from attnpatch.patching.sites import Site
 
 ENTRY_POINT_GROUP = "attnpatch.methods"
@@ -85,6 +86,17 @@ class Method:
     def saved_details(self) -> dict[str, Any]:
         """What else is needed to build `trained` anew, as JSON."""
         return {}
+
+    @classmethod
+    def from_pretrained(cls, location: str | Path, **options: Any) -> Method:
+        """A trained method, ready to be applied: from a folder, a Hub id, or what ships, such as `sandbox:flux`.
+
+        options: options to be changed. Raises AttnPatchError if there is none, or one of another method.
+        """
+        saved = read(location)
+        if cls is not Method and saved.method != cls.name:
+            raise AttnPatchError(f"{str(location)!r} holds a trained {saved.method!r}, not a {cls.name!r}.")
+        return method_class(saved.method).from_saved(saved, options)
 
     @classmethod
     def from_saved(cls, saved: Saved, options: dict[str, Any]) -> Method:
