@@ -14,7 +14,7 @@ from attnpatch.patching.budget import SiteStats, Tally
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.forward import Forward
 from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
-from attnpatch.patching.parts import mask_of_part
+from attnpatch.patching.parts import joined_queries, mask_of_part
 from attnpatch.patching.sink_cache import DRAFT, FIX
 
 if TYPE_CHECKING:
@@ -158,10 +158,7 @@ class Call:
         if all(rule is None or self.sees_all(rule) for rule, _ in parts):
             return inner(self)
         done = [self.attend(self.own_rule if rule is None else rule, rows=part) for rule, part in parts]
-        if len(done) == 1:
-            return done[0]
-        weights = None if done[0][1] is None else torch.cat([w for _, w in done], dim=2)
-        return torch.cat([output for output, _ in done], dim=1), weights
+        return done[0] if len(done) == 1 else joined_queries(done)
 
     def attend(self, rule, *, rows: slice | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attention under a sparse `rule` (see attnpatch.kernels), with this call's padding and offsets.

@@ -36,7 +36,7 @@ class Forward:
     """
 
     __slots__ = (
-        "cache", "calls", "declared_prompt", "evictions", "held", "index", "offset", "padding", "parts",
+        "cache", "calls", "declared_prompt", "evictions", "held", "index", "masks", "offset", "padding", "parts",
         "q_len", "ready_mask", "rows", "sample", "samples", "spans_at", "state", "tallies", "whole",
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ class Forward:
         self.calls = 0
         self.tallies: dict[tuple, Tally] = {}
         self.spans_at: dict = {}
+        self.masks: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self.samples: tuple[PackedSample, ...] | None = None
         self.sample: int | None = None
         self.rows: tuple[int, ...] | None = None

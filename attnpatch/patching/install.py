@@ -183,6 +183,7 @@ class Installation:
         if cache is not None and cache not in self.states:  # made inside the forward
             self.states[cache] = forward.state
         eviction.close(forward, cache)
+        forward.parts = {}  # they point back at it: what it held would wait for the garbage collector
         if not forward.calls and any(patch.enabled for patch in self.patches):
             self._warn("silent", "no attention call reached attnpatch in this forward: the patch had no effect.")
 
