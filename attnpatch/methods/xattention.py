@@ -89,6 +89,8 @@ class XAttention(Method):
         """
         config = self.config
         first, last = max(call.offset - start, 0), stop - start
+        if first >= last:
+            return Causal()
         first = self._boundary(call, row, first)
         if stop == call.end < call.forward.prompt_end:
             self._boundary(call, row, last)

@@ -148,6 +148,7 @@ def test_generated_tokens_see_all_keys(seen):
         mask[:, :38, :38] = mask_of(kept_blocks(q, k, 2, 8, 0.6), 8, 38)
         with patch.prompt(38):  # the whole text in one forward, the end of the prompt declared
             again = logits(model, ids)
+    assert torch.equal(seen[0][2].kept, seen[1][2].kept)
     expected = run(model, ids, mask)
     assert torch.allclose(torch.cat(found, 1), expected, atol=1e-5)
     assert torch.allclose(again, expected, atol=1e-5)
@@ -176,6 +177,8 @@ def test_chunks_that_end_inside_a_block_are_refused():
     with attnpatch.apply(model, "xattention", **SMALL) as patch:
         with patch.prompt(N), pytest.raises(attnpatch.UnsupportedCallError, match="multiples of 8 tokens"):
             generate(model, ids, prefill_chunk_size=20)
+        with patch.prompt(N), pytest.raises(attnpatch.UnsupportedCallError, match="token 20 of row 0"):
+            logits(model, ids[:, :20])  # before the rest has come
         with pytest.raises(attnpatch.UnsupportedCallError, match=r"patch\.prompt"):
             generate(model, ids, prefill_chunk_size=16)
         # The first two blocks are kept whatever they hold: a chunk may end inside them.
@@ -204,6 +207,21 @@ def test_chunks_are_counted_from_each_rows_first_token():
         mask[1, 8:10] = 0
         with pytest.raises(attnpatch.UnsupportedCallError, match="token 22 of row 1"):
             in_two(mask, (mask.cumsum(1) - 1).clamp(min=0))
+
+
+def test_a_row_that_ends_early_takes_no_part_in_later_chunks():
+    """Right padding behind the row's last chunk: where its padding is cut does not matter."""
+    model, ids = sharp(), torch.cat([tokens(N, 1), tokens(N, 2)])
+    mask = torch.ones(2, N, dtype=torch.long)
+    mask[0, :8], mask[1, :3], mask[1, 30:] = 0, 0, 0
+    at = (mask.cumsum(1) - 1).clamp(min=0)
+    with attnpatch.apply(model, "xattention", **SMALL) as patch, patch.prompt(N), torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask, position_ids=at).logits
+        out = model(input_ids=ids[:, :32], attention_mask=mask[:, :32], position_ids=at[:, :32], use_cache=True)
+        cache = out.past_key_values
+        rest = model(input_ids=ids[:, 32:], attention_mask=mask, position_ids=at[:, 32:], past_key_values=cache)
+    real = mask.bool()
+    assert torch.allclose(torch.cat([out.logits, rest.logits], 1)[real], expected[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"threshold": 1.0}, {"threshold": 2.0, "stride": 2, "block": 8}, {}])
