@@ -49,7 +49,7 @@ class Gates:
         share = soft[:, FULL]
         if self.hard:
             decided = (soft[:, FULL] > soft[:, SPARSE]).to(share.dtype)
-            share = decided + share - share.detach()
+            share = decided + (share - share.detach())  # in this order the sum is exactly 0 or 1
         # Checkpointed layers come here twice; the first time is the one the loss is made of.
         self.open.setdefault(place, share[0])
         self.logits.setdefault(place, logits[0])

@@ -67,7 +67,7 @@ def weighted_nll(
     for the whole row: they are computed in chunks, and again in the backward pass.
     """
     places, weights = labels_of(pack)
-    at = torch.tensor(places, device=hidden.device)
+    at = torch.tensor(places, dtype=torch.long, device=hidden.device)
     weight = torch.tensor(weights, device=hidden.device)
     rows, labels = hidden[0, at - 1], tokens[0, at]
 
