@@ -14,11 +14,16 @@ from attnpatch.training.recipe import Recipe
 
 STATE_FILE = "state.pt"
 # What may change between a run and its resumption without changing what is trained.
+# fmt: off
 FREE = {
-    "training": {"output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit"},
+    "training": {
+        "output_dir", "report_to", "logging_steps", "save_steps", "save_total_limit",
+        "bf16", "gradient_checkpointing",  # how it is computed
+    },
     "evaluation": True,
     "data": {"num_proc"},
 }
+# fmt: on
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
@@ -35,7 +40,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, ascending."""
-        return sorted(int(path.parent.name.removeprefix("step-")) for path in self.folder.glob(f"step-*/{STATE_FILE}"))
+        found = (path.parent.name.removeprefix("step-") for path in self.folder.glob(f"step-*/{STATE_FILE}"))
+        return sorted(int(step) for step in found if step.isdigit())  # others were not written to their end
 
     def save(self, step: int, state: dict[str, Any], recipe: Recipe) -> Path:
         """Write the state after `step` steps; older checkpoints beyond `keep` go."""
