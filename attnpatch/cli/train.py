@@ -49,6 +49,8 @@ def train_command(
     done = train(
         chosen, restart=restart, progress=screen.is_terminal, steps=steps, evaluate=evaluate, name=_name(recipe)
     )
+    if not done.main:
+        return
     if not done.finished:
         typer.echo(f"step {done.step} of {chosen.training.max_steps}; the same command goes on.", err=True)
         return

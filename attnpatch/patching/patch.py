@@ -160,9 +160,9 @@ class Patch:
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
-    def reset(self) -> None:
-        """Set the counters to zero and start the numbering of sequences (seeds) anew."""
-        self._installation.sequences = 0
+    def reset(self, sequence: int = 0) -> None:
+        """Set the counters to zero and start the numbering of sequences (seeds) anew, at `sequence`."""
+        self._installation.sequences = sequence
         for _, _, stats in self.placements():
             stats.reset()
 

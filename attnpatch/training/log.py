@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from attnpatch.training.samples import Pack
+from attnpatch.training.samples import Sample
 
 LOG_FILE = "train_log.jsonl"
 
@@ -21,12 +23,20 @@ class Log:
     def __init__(self, folder: Path, step: int) -> None:
         self.file = folder / LOG_FILE
         kept = self.file.read_text().splitlines() if self.file.exists() and step else []
-        kept = [line for line in kept if json.loads(line)["step"] <= step]
+        kept = [line for line in kept if _step(line) <= step]
         self.file.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, entry: dict[str, Any]) -> None:
         with self.file.open("a") as file:
             file.write(json.dumps(entry) + "\n")
+
+
+def _step(line: str) -> float:
+    """The step of a line; never, for one that was not written to its end."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def means_by_task(found: list[dict[str, Any]], key: str) -> dict[str, float]:
@@ -55,7 +65,7 @@ def scalars(entry: dict[str, Any]) -> dict[str, float]:
 def progress_bar(show: bool, total: int, done: int) -> Iterator[Any]:
     """Yields a function that takes a log line; a bar on a terminal, else nothing."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, disable=not show) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task("training", total=total, completed=done)
 
         def advance(entry: dict[str, Any]) -> None:
@@ -65,8 +75,7 @@ def progress_bar(show: bool, total: int, done: int) -> Iterator[Any]:
         yield advance
 
 
-def describe(pack: Pack) -> str:
-    """A pack in words, for messages."""
-    samples = ", ".join(f"{sample.id} ({sample.task}, {len(sample)} tokens)" for sample in pack.samples[:4])
-    more = f" and {len(pack.samples) - 4} more" if len(pack.samples) > 4 else ""
-    return f"{pack.tokens} tokens: {samples}{more}"
+def describe(samples: list[Sample]) -> str:
+    """Samples in words, for messages."""
+    shown = ", ".join(f"{sample.id} ({sample.task}, {len(sample)} tokens)" for sample in samples[:4])
+    return shown + (f" and {len(samples) - 4} more" if len(samples) > 4 else "")

@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnpatch.patching.report import FULL, SPARSE
 from attnpatch.training.mixture import Mixture
 from attnpatch.training.recipe import Recipe
 from attnpatch.training.trainee import Trainee
 
+if TYPE_CHECKING:
+    from attnpatch.training.run import Run
+
 Row = dict[str, Any]
 PROMPTS_FILE = "prompts.jsonl"
 PROMPTS_PER_TASK = 4
+PATHS = ("prompts", "router")  # options that are files of this machine
 RANDOM_SEEDS = (0, 1, 2)
 
 
-def measure(recipe: Recipe, trainee: Trainee, tokenizer, folder: Path, *, progress: bool) -> list[Row]:
+def measure(run: Run, tokenizer, *, progress: bool) -> list[Row]:
     """One row per (what, task, length): score with its interval, share of sparse layers, mean keys.
 
-    The model must be stock again, but for the adapter in it.
+    The model must be stock again, but for the adapter in it. Plans that rank layers get as many full ones as the
+    router takes on average, rounded up.
     """
-    ask = _Asking(recipe, trainee, tokenizer, progress)
+    recipe, folder = run.recipe, run.folder
+    ask = _Asking(recipe, run.trainee, tokenizer, progress)
     if recipe.router is None:
         return _adapter_rows(ask, recipe)
     router = {"router": str(folder / "router")}
     rows = ask.run([("stock", "stock", {}), ("router", "flux", router)])
-    omega = _mean_omega(rows)
+    omega = _mean_omega(rows, len(run.trainee.routers.layers))
     common = recipe.method.options
     for kind in recipe.evaluation.baselines:
         if kind in ("full", "sparse"):
             rows += ask.run([(kind, "flux", {**common, "plan": kind})])
         elif kind == "random":
-            plans = [{**common, "plan": f"random:{omega:.4f}", "seed": seed} for seed in RANDOM_SEEDS]
+            plans = [{**common, "plan": f"random:{omega}", "seed": seed} for seed in RANDOM_SEEDS]
             rows += ask.run([(f"random, seed {plan['seed']}", "flux", plan) for plan in plans])
         elif kind in ("entropy", "calibrate"):
-            prompts = str(_write_prompts(recipe, tokenizer, folder / PROMPTS_FILE))
-            rows += ask.run([(kind, "flux", {**common, "plan": f"{kind}:{omega:.4f}", "prompts": prompts})])
+            prompts = str(_write_prompts(run.mixture, recipe.training.max_steps, folder / PROMPTS_FILE))
+            rows += ask.run([(kind, "flux", {**common, "plan": f"{kind}:{omega}", "prompts": prompts})])
         else:
             rows += _majority_rows(ask, common, [row for row in rows if row["what"] == "router"])
     return rows
@@ -71,24 +78,25 @@ def _majority(rows: list[Row]) -> str:
     return "".join("f" if votes[layer][FULL] > votes[layer][SPARSE] else "s" for layer in sorted(votes))
 
 
-def _mean_omega(rows: list[Row]) -> float:
+def _mean_omega(rows: list[Row], layers: int) -> float:
+    """The router's mean share of sparse layers, as the next smaller share that a plan for all prompts can have."""
     found = [row["omega"] for row in rows if row["what"] == "router" and row["omega"] is not None]
-    return sum(found) / len(found) if found else 0.5
+    mean = sum(found) / len(found) if found else 0.5
+    return math.floor(mean * layers + 1e-6) / layers
 
 
-def _write_prompts(recipe: Recipe, tokenizer, file: Path) -> Path:
-    """Prompts of the training mix that training did not see, to rank layers on; some of every task."""
-    if not file.exists():
-        mixture, kept = Mixture(recipe, tokenizer), Counter()
-        lines = []
-        for step in range(recipe.training.max_steps, recipe.training.max_steps + 50):
-            for sample in (sample for pack in mixture.packs(step) for sample in pack.samples):
-                if kept[sample.task] < PROMPTS_PER_TASK and sample.prompt_end > 1:
-                    kept[sample.task] += 1
-                    lines.append(json.dumps({"input_ids": list(sample.input_ids[: sample.prompt_end])}))
-            if all(kept[task] == PROMPTS_PER_TASK for task in mixture.tasks):
-                break
-        file.write_text("".join(f"{line}\n" for line in lines))
+def _write_prompts(mixture: Mixture, step: int, file: Path) -> Path:
+    """Prompts of the training mix from behind the last step, to rank layers on; some of every task."""
+    kept: Counter[str] = Counter()
+    lines = []
+    for later in range(step, step + 50):
+        for sample in (sample for pack in mixture.packs(later) for sample in pack.samples):
+            if kept[sample.task] < PROMPTS_PER_TASK and sample.prompt_end > 1:
+                kept[sample.task] += 1
+                lines.append(json.dumps({"input_ids": list(sample.input_ids[: sample.prompt_end])}))
+        if all(kept[task] == PROMPTS_PER_TASK for task in mixture.tasks):
+            break
+    file.write_text("".join(f"{line}\n" for line in lines))
     return file
 
 
@@ -141,7 +149,7 @@ def _row(cell: dict[str, Any]) -> Row:
         "status": cell["status"],
         "reason": cell["reason"],
         "routes": {site["layer"]: site["routes"] for site in report.get("sites", ()) if site["routes"]},
-        "config": {key: value for key, value in (cell["method"]["config"] or {}).items() if key != "prompts"},
+        "config": {key: value for key, value in (cell["method"]["config"] or {}).items() if key not in PATHS},
     }
 
 

@@ -21,7 +21,7 @@ def router_card(recipe: Recipe, folder: Path, table: list[dict[str, Any]] | None
     targets = {source.task: source.omega for source in recipe.data.sources}
     use = (
         "import attnpatch\n\n"
-        f'patch = attnpatch.load(model, "{"FOLDER_OR_HUB_ID"}")  # or attnpatch.apply(model, "flux", router=...)\n'
+        'patch = attnpatch.load(model, "FOLDER_OR_HUB_ID")  # or attnpatch.apply(model, "flux", router=...)\n'
         "print(patch.report())  # which layers went which way"
     )
     text = (
@@ -51,17 +51,26 @@ def adapter_card(recipe: Recipe, folder: Path, table: list[dict[str, Any]] | Non
     return _card(recipe, name, text, table, tags=["attnpatch", recipe.method.name], library="peft")
 
 
+def public_name(model: str) -> str:
+    """The model's name without the folders of this machine."""
+    path = Path(model).expanduser()
+    return path.name if path.exists() else model
+
+
 def _card(recipe: Recipe, name: str | None, text: str, table, *, tags: list[str], library: str) -> str:
-    base = (
-        [] if recipe.model.startswith("sandbox:") or Path(recipe.model).exists() else [f"base_model: {recipe.model}"]
-    )
+    model = public_name(recipe.model)
+    base = [f"base_model: {model}"] if model == recipe.model and not model.startswith("sandbox:") else []
     head = "\n".join(["---", f"library_name: {library}", *base, f"tags: [{', '.join(tags)}]", "---"])
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("torch", "transformers"))
     made = f"`attnpatch train {name}`, {versions}." if name else f"{versions}."
     measured = f"## Measured\n\nScore (share of sparse layers) by task.\n\n{as_markdown(table)}\n\n" if table else ""
-    shown = recipe.model_dump(mode="json", exclude_none=True, exclude={"training": {"output_dir"}})
+    shown = {**recipe.model_dump(mode="json", exclude_none=True, exclude={"training": {"output_dir"}}), "model": model}
+    for source in shown["data"]["sources"]:
+        if "files" in source:
+            files = source["files"]
+            source["files"] = [Path(one).name for one in ([files] if isinstance(files, str) else files)]
     settings = yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=119)
-    title = f"# {recipe.method.name} for {recipe.model}"
+    title = f"# {recipe.method.name} for {model}"
     return f"{head}\n\n{title}\n\n{text}\n\nMade by {made}\n\n{measured}## Recipe\n\n```yaml\n{settings}```\n"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from accelerate.utils import gather_object
 from transformers import get_scheduler
 
-from attnpatch.methods.stochastic import mix
 from attnpatch.training.checkpoints import Checkpoints
 from attnpatch.training.gates import temperature
 from attnpatch.training.log import Log, describe, means_by_task, progress_bar, scalars
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+def require_even_share(recipe: Recipe, processes: int) -> None:
+    """Raise TrainingError unless every process gets as many packs of a step: else some would wait for ever."""
+    packs = recipe.data.packs_per_step
+    if packs % processes:
+        raise TrainingError(
+            f"data.packs_per_step={packs} cannot be dealt out evenly to {processes} processes. Take a multiple of "
+            f"{processes}, or other --num_processes."
+        )
+
+
 class Run:
     """The state of a run. Packs and noise follow from the step, so parameters and optimisers are all there is to keep.
 
@@ -33,19 +44,14 @@ class Run:
 
     def __init__(self, recipe: Recipe, model, mixture: Mixture, folder: Path, accelerator: Accelerator) -> None:
         self.recipe, self.mixture, self.folder, self.accelerator = recipe, mixture, folder, accelerator
-        packs, world = recipe.data.packs_per_step, accelerator.num_processes
-        if packs % world:
-            raise TrainingError(
-                f"data.packs_per_step={packs} cannot be dealt out evenly to {world} processes. Take a multiple of it, "
-                "or other --num_processes."
-            )
         self.trainee = Trainee(model, recipe)
         self.trainee.to(accelerator.device)
         check_head(self.trainee)
         self.optimizers, self.schedules = self._optimizers()
         self.wrapped = accelerator.prepare_model(self.trainee)
         self.checkpoints = Checkpoints(folder, recipe.training.save_total_limit)
-        self.step, self.saved = 0, None
+        self.step, self.saved = 0, 0
+        self._whole = True  # no step is half applied
 
     def _optimizers(self) -> tuple[list[torch.optim.Optimizer], list[Any]]:
         settings, router = self.recipe.training, self.recipe.router
@@ -82,7 +88,7 @@ class Run:
         self.step = self.saved = state["step"]
 
     def save(self) -> None:
-        """Write a checkpoint, from the main process, unless this step has one."""
+        """Write a checkpoint, from the main process, unless this step has one or nothing was trained yet."""
         if self.accelerator.is_main_process and self.saved != self.step:
             state = {
                 "trained": self.trainee.trained_state(),
@@ -98,7 +104,7 @@ class Run:
         """Run to the end, or for `stop_after` steps; returns the last log line.
 
         Raises:
-            TrainingError: the loss is not finite. The state before that step is kept as a checkpoint.
+            TrainingError: loss or gradient are not finite. The state before that step is kept as a checkpoint.
         """
         settings, main = self.recipe.training, self.accelerator.is_main_process
         log = Log(self.folder, self.step) if main else None
@@ -108,14 +114,15 @@ class Run:
             with progress_bar(progress and main, settings.max_steps, self.step) as advance:
                 while self.step < last:
                     entry = self._advance()
-                    if main and (entry["step"] % settings.logging_steps == 0 or self.step == last):
+                    if main and (self.step % settings.logging_steps == 0 or self.step == settings.max_steps):
                         log.write(entry)
                         self.accelerator.log(scalars(entry), step=entry["step"])
                     if self.step % settings.save_steps == 0:
                         self.save()
                     advance(entry)
         finally:  # also when it is interrupted: what is done is kept
-            self.save()
+            if self._whole:
+                self.save()
         return entry
 
     def _advance(self) -> dict[str, Any]:
@@ -124,52 +131,56 @@ class Run:
         shares = shares_of(packs, self.step)
         rank, world = accelerator.process_index, accelerator.num_processes
         mine = list(zip(packs, shares, strict=True))[rank::world]
-        torch.manual_seed(mix(recipe.training.seed, self.step, rank) % 2**63)  # an adapter's dropout
         found = [self._backward(pack, share, final=pack is mine[-1][0]) for pack, share in mine]
-        everyone = self._gathered(found)
-        self._require_finite(everyone)
+        everyone = sorted(gather_object(found), key=lambda one: one["first"])
+        self._require_finite_loss(everyone)
         parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
-        norm = accelerator.clip_grad_norm_(parameters, recipe.training.max_grad_norm)
+        norm = float(accelerator.clip_grad_norm_(parameters, recipe.training.max_grad_norm))
+        if not math.isfinite(norm):
+            self._refuse(f"the gradient of step {self.step + 1} is not finite ({norm})")
+        self._whole = False
         rate = self.schedules[0].get_last_lr()[0]
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-        entry = self._entry(everyone, shares[0], float(norm), rate, time.perf_counter() - start)
         self.step += 1
-        return entry
+        self._whole = True
+        return self._entry(everyone, shares[0], norm, rate, time.perf_counter() - start)
 
     def _backward(self, pack: Pack, share: Share, *, final: bool) -> dict[str, Any]:
         accelerator = self.accelerator
-        synced: Callable = _nothing if final else accelerator.no_sync
-        with synced(self.wrapped), accelerator.autocast():
-            loss, found = self.wrapped(pack, share)
+        synced: Callable = nullcontext if final else accelerator.no_sync
+        with synced(self.wrapped):
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=self.recipe.training.bf16):
+                loss, found = self.wrapped(pack, share)
             # Processes average their gradients; the step's loss is a sum.
             accelerator.backward(loss * accelerator.num_processes)
-        return {**found, "loss": float(loss.detach()), "pack": describe(pack)}
+        return {**found, "loss": float(loss.detach()), "first": share.first}
 
-    def _gathered(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        from accelerate.utils import gather_object
-
-        return gather_object(found)
-
-    def _require_finite(self, found: list[dict[str, Any]]) -> None:
+    def _require_finite_loss(self, found: list[dict[str, Any]]) -> None:
         wrong = [one for one in found if not math.isfinite(one["loss"])]
-        if not wrong:
-            return
+        if wrong:
+            samples = [sample for one in wrong for sample in one["wrong"]]
+            self._refuse(
+                f"the loss of step {self.step + 1} is not finite ({wrong[0]['loss']}), because of {describe(samples)}"
+            )
+
+    def _refuse(self, what: str) -> NoReturn:
+        """Give the step up. Every process comes here, as all of them know the same losses and gradients."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        kept = f"checkpoint step-{self.step:06d} holds the state before it" if self.step else "there was none before"
         raise TrainingError(
-            f"the loss of step {self.step + 1} is not finite ({wrong[0]['loss']}), in the pack of {wrong[0]['pack']}. "
-            f"Nothing of that step was applied; checkpoint step-{self.step:06d} holds the state before it. Look at "
-            f"the samples with `attnpatch data preview RECIPE --step {self.step}`, lower the learning rate, or turn "
-            "bf16 off."
+            f"{what}. Nothing of that step was applied; {kept}. `attnpatch data preview RECIPE --step {self.step}` "
+            "shows its samples. After mending the data, or with --set training.bf16=false, the same command goes on; "
+            "a lower learning rate needs --restart."
         )
 
     def _entry(self, found, share: Share, norm: float, rate: float, seconds: float) -> dict[str, Any]:
         tokens = sum(one["tokens"] for one in found)
         entry = {
-            "step": self.step + 1,
+            "step": self.step,
             "loss": round(sum(one["loss"] for one in found), 6),
             "nll": round(sum(one["nll"] for one in found) / share.weight, 6),
             "learning_rate": rate,
@@ -184,16 +195,6 @@ class Run:
                 "omega": means_by_task(found, "omega"),
                 "omega_sampled": means_by_task(found, "sampled"),
                 "multipliers": self.trainee.multipliers.values(),
-                "temperature": round(temperature(settings, self.step, self.recipe.training.max_steps), 4),
+                "temperature": round(temperature(settings, self.step - 1, self.recipe.training.max_steps), 4),
             }
         return entry
-
-
-class _nothing:
-    """A context that does nothing, for any argument."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: Any) -> None: ...

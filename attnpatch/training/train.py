@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -13,6 +13,13 @@ import yaml
 from attnpatch.training.problems import TrainingError
 from attnpatch.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from attnpatch.training.run import Run
+
+# What has to be importable for `training.report_to`.
+TRACKERS = {"none": ["torch"], "wandb": ["wandb"], "trackio": ["trackio"], "tensorboard": ["tensorboard"]}
 ROUTER_FOLDER, ADAPTER_FOLDER = "router", "adapter"
 
 
@@ -25,6 +32,7 @@ class Trained:
     finished: bool
     last: dict[str, Any]
     evaluation: list[dict[str, Any]] | None = None
+    main: bool = True  # the process that wrote them
 
 
 def train(
@@ -52,27 +60,28 @@ def train(
         TrainingError, DataError, AttnPatchError: what keeps the run from going on; what was done is kept.
     """
     accelerator = _accelerator(recipe)
-    folder = Path(recipe.training.output_dir)
-    from attnpatch.training.run import Run
+    from attnpatch.training.checkpoints import Checkpoints
+    from attnpatch.training.mixture import Mixture
+    from attnpatch.training.run import Run, require_even_share
 
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        if restart:
-            from attnpatch.training.checkpoints import Checkpoints
-
-            Checkpoints(folder, None).clear()
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    accelerator.wait_for_everyone()
+    folder, main = Path(recipe.training.output_dir), accelerator.is_main_process
+    # What speaks against the run is said before a large model is loaded, and before anything is written.
+    require_even_share(recipe, accelerator.num_processes)
+    if not restart:
+        Checkpoints(folder, None).load(recipe)
     model, tokenizer = load_model(recipe)
     with accelerator.main_process_first():
-        from attnpatch.training.mixture import Mixture
-
         mixture = Mixture(recipe, tokenizer)
     run = Run(recipe, model, mixture, folder, accelerator)
+    if main:
+        folder.mkdir(parents=True, exist_ok=True)
+        if restart:
+            run.checkpoints.clear()
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    accelerator.wait_for_everyone()
     run.resume()
     if recipe.training.report_to != "none":
-        accelerator.init_trackers("attnpatch", config=json.loads(recipe.model_dump_json()))
-    main = accelerator.is_main_process
+        accelerator.init_trackers("attnpatch", config=_flat(recipe.model_dump(mode="json")))
     try:
         last = run.train(progress=progress, stop_after=steps)
         accelerator.wait_for_everyone()
@@ -81,7 +90,7 @@ def train(
     finished, table = run.step >= recipe.training.max_steps, None
     if finished and main:
         table = _finish(run, tokenizer, progress=progress, evaluate=evaluate, name=name)
-    return Trained(folder, run.step, finished, last, table)
+    return Trained(folder, run.step, finished, last, table, main)
 
 
 def load_model(recipe: Recipe) -> tuple[Any, Any]:
@@ -96,46 +105,69 @@ def load_model(recipe: Recipe) -> tuple[Any, Any]:
     return source.load(), source.tokenizer
 
 
-def _accelerator(recipe: Recipe):
+def _accelerator(recipe: Recipe) -> Accelerator:
+    tracker = recipe.training.report_to
+    if not any(find_spec(name) for name in TRACKERS[tracker]):
+        raise TrainingError(  # accelerate would go on without a word
+            f"training.report_to: {tracker} is not installed: pip install {tracker}. Or leave report_to out: "
+            "train_log.jsonl holds everything."
+        )
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
         raise TrainingError('training needs accelerate: pip install "attnpatch[train]".') from error
-    # A step may hold no sample of some task, whose multipliers then get no gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    tracker = None if recipe.training.report_to == "none" else recipe.training.report_to
+    # An adapter may reach modules that text does not pass through, such as a vision tower.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=recipe.lora is not None)
     try:
         return Accelerator(
-            mixed_precision="bf16" if recipe.training.bf16 else "no",
-            log_with=tracker,
+            mixed_precision="no",  # the run casts by itself: accelerate keeps the first choice of a process for ever
+            log_with=None if tracker == "none" else tracker,
             project_dir=recipe.training.output_dir,
             kwargs_handlers=[unused],
             cpu=not torch.cuda.is_available(),
         )
-    except (ImportError, ValueError) as error:
-        raise TrainingError(f"training cannot start: {error}. Is {tracker or 'accelerate'} installed?") from error
+    except ValueError as error:
+        raise TrainingError(f"training cannot start: {error}") from error
 
 
-def _finish(run, tokenizer, *, progress: bool, evaluate: bool, name: str | None) -> list[dict[str, Any]] | None:
+def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Settings under flat names, in types that every tracker takes."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{path}{key}.")
+        else:
+            flat[path + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return flat
+
+
+def _finish(run: Run, tokenizer, *, progress: bool, evaluate: bool, name: str | None) -> list[dict[str, Any]] | None:
     """Save what was trained, take the method out, and measure."""
     from attnpatch.training.measure import measure, write
-    from attnpatch.training.model_card import adapter_card, router_card
 
     recipe, trainee, folder = run.recipe, run.trainee, run.folder
-    trainee.eval()
-    trainee.patch.remove()
-    if trainee.adapter is not None:
-        trainee.adapter.save_pretrained(folder / ADAPTER_FOLDER)
-    if trainee.routers is not None:
-        from attnpatch.patching.saved import save
-
-        save(trainee.flux, trainee.base.config, folder / ROUTER_FOLDER)
-    table = None
-    if evaluate and recipe.evaluation is not None:
-        table = measure(recipe, trainee, tokenizer, folder, progress=progress)
-        write(table, folder, recipe, name)
-    if trainee.routers is not None:
-        (folder / ROUTER_FOLDER / "README.md").write_text(router_card(recipe, folder, table, name))
-    if trainee.adapter is not None:
-        (folder / ADAPTER_FOLDER / "README.md").write_text(adapter_card(recipe, folder, table, name))
+    trainee.finish()
+    _save(run, None, name)
+    if not evaluate or recipe.evaluation is None:
+        return None
+    table = measure(run, tokenizer, progress=progress)
+    write(table, folder, recipe, name)
+    _save(run, table, name)
     return table
+
+
+def _save(run: Run, table: list[dict[str, Any]] | None, name: str | None) -> None:
+    """Write router/ and adapter/, with what was measured in their cards."""
+    from attnpatch.patching.saved import save
+    from attnpatch.training.model_card import adapter_card, public_name, router_card
+
+    recipe, trainee, folder = run.recipe, run.trainee, run.folder
+    if trainee.routers is not None:
+        card = router_card(recipe, folder, table, name)
+        save(trainee.flux, trainee.base.config, folder / ROUTER_FOLDER, card=card)
+    if trainee.adapter is not None:
+        for config in trainee.adapter.peft_config.values():
+            config.base_model_name_or_path = public_name(recipe.model)  # else the folder it was read from
+        # The embeddings are those of the model; to find that out peft would ask the Hub.
+        trainee.adapter.save_pretrained(folder / ADAPTER_FOLDER, save_embedding_layers=False)
+        (folder / ADAPTER_FOLDER / "README.md").write_text(adapter_card(recipe, folder, table, name))
