@@ -28,6 +28,10 @@ REPORT_EXAMPLES = examples(
     "attnpatch-eval report attnpatch-results", "attnpatch-eval report attnpatch-results --format csv"
 )
 COMPARE_EXAMPLES = examples("attnpatch-eval compare attnpatch-results attnpatch-results")
+MAJORITY_EXAMPLES = examples(
+    "attnpatch-eval majority attnpatch-results --router router --output majority.yaml",
+    "attnpatch-eval run --suite majority.yaml --output-path attnpatch-results",
+)
 
 app = typer.Typer(
     name="attnpatch-eval",
@@ -315,6 +319,30 @@ def compare(
         from attnpatch.evaluation.results import Results
 
         _say(compare_markdown(Results.load(first), Results.load(second)))
+
+
+@app.command(epilog=MAJORITY_EXAMPLES)
+def majority(
+    folder: Annotated[Path, typer.Argument(help="The --output-path of a run with a router, or its results.json.")],
+    router: Annotated[str | None, typer.Option(help="The router's label, where the run has several.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Default: majority.yaml beside the results.")] = None,
+) -> None:
+    """Write the suite of a run with two fixed plans more: what its router chose most often, overall and per task.
+
+    Run that suite into the same --output-path, with the same options for the model: only the new cells are computed.
+    """
+    with _exit_codes():
+        from attnpatch.evaluation.majority import majority_suite, write_suite
+        from attnpatch.evaluation.results import Results
+
+        suite = majority_suite(Results.load(folder), router)
+        target = output or (folder if folder.is_dir() else folder.parent) / "majority.yaml"
+        write_suite(suite, target)
+        overall, per_task = suite["methods"][-2:]
+        _say(f"all tasks: {overall['options']['plan']}")
+        for task, own in per_task["per_task"].items():
+            _say(f"{task}: {own['plan']}")
+        typer.echo(f"wrote {target}", err=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,10 @@ def speed_key(planned: list[PlannedCell], rounds: int) -> str:
             "rounds": rounds,
             "model": [cell.fields["model"] for cell in cells[:1]],
             "versions": [cell.fields["versions"] for cell in cells[:1]],
-            "methods": [[cell.method.label, cell.target, cell.length, cell.config] for cell in cells],
+            "methods": [
+                [cell.method.label, cell.target, cell.length, cell.config, cell.fields["method"].get("contents")]
+                for cell in cells
+            ],
         }
     )
 

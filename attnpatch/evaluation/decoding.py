@@ -7,7 +7,6 @@ is the document's, so every answer is scored given the right ones before it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 
 import torch
 
@@ -22,16 +21,19 @@ LEAD = 2  # tokens of the question that are fed in decode before the first answe
 def score_decode(
     model: torch.nn.Module, documents: list[Document], batch_size: int, advance: Callable[[int], None]
 ) -> Outcome:
-    """Score every document; the context ends two tokens before its first answer."""
+    """Score every document; the context ends two tokens before its first answer, or where the document says."""
     outcome, device = Outcome(), input_device(model)
-    for split, group in groupby(documents, key=lambda document: document.answers[0] - LEAD):
-        if split < 1:
+    for batch in batches(documents, batch_size, same=_split):
+        if _split(batch[0]) < 1:
             raise ValueError("the first answer stands at the start of the document: there is no context to prefill")
-        for batch in batches(list(group), batch_size):
-            ids = torch.tensor([document.input_ids for document in batch], device=device)
-            _score_batch(model, batch, ids, split, outcome)
-            advance(len(batch))
+        ids = torch.tensor([document.input_ids for document in batch], device=device)
+        _score_batch(model, batch, ids, _split(batch[0]), outcome)
+        advance(len(batch))
     return outcome
+
+
+def _split(document: Document) -> int:
+    return min(document.context, document.answers[0] - LEAD)
 
 
 def _score_batch(model, batch: list[Document], ids: torch.Tensor, split: int, outcome: Outcome) -> None:

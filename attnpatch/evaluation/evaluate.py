@@ -40,11 +40,7 @@ class Prepared:
         run = {
             "command": command(),
             "suite": self.suite.model_dump(mode="json", exclude={"methods"})
-            | {
-                "methods": [
-                    {"name": m.name, "label": m.label, "options": m.options} for m in self.suite.method_specs()
-                ]
-            },
+            | {"methods": [method.to_dict() for method in self.suite.method_specs()]},
             "groups": self.groups,
             "model": self.source.identity.to_dict(),
             "versions": versions(),
@@ -101,7 +97,7 @@ def evaluate(
         model: a causal language model without patches; it is stock again on return and after an exception.
         tokenizer: its tokenizer. The sandbox's own gets the sandbox tasks, any other the same tasks as plain text.
         methods: names, `"sliding:window=256,sink=4"`, `("sliding", {"window": 256})`, or mappings with name, options,
-            label, match. `stock` is added if absent and runs first.
+            label, match, per_task. `stock` is added if absent and runs first.
         tasks: see `attnpatch-eval list tasks`; lm-eval's by their name, or as `lm_eval:NAME` where we have one too.
         lengths: tokens per document, exact; `"4k"` is 4096.
         seeds: for methods that draw at random; others run once.

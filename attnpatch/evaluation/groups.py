@@ -66,6 +66,7 @@ def _together(group: dict[str, Any], members: list[Cell]) -> list[Cell]:
             **first["budget"],
             **{key: _mean(cell["budget"][key] for cell in members) for key in ("mean_keys", "decode_mean_keys")},
         },
+        "omega": _mean(cell.get("omega") for cell in members),
         "documents": documents,
         "scores": scores,
         "speed": {"prefill": None, "decode": None},

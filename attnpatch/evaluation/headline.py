@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.metrics import METRICS
@@ -78,7 +78,9 @@ class ShortTable:
 
 
 def short_tables(results: Results) -> list[ShortTable]:
-    """Two tables per length: scores, without RULER's tasks, which have a table of their own, and cost."""
+    """Per length the scores, without RULER's tasks, which have a table of their own, the share of sparse layers where
+    a method routes them, and the cost.
+    """
     model = str(results.run.get("model", {}).get("id", "model"))
     tables = []
     for length in sorted({row.length for row in results.rows}, key=by_length):
@@ -86,6 +88,7 @@ def short_tables(results: Results) -> list[ShortTable]:
         text = length_text(length)
         scored = [row for row in rows if row.task not in RULER_TASKS]
         tables += [_scores(f"{model}, {text}", scored)] if scored else []
+        tables += _routes(f"Ω at {text}: share of sparse layers, by task", rows)
         tables.append(_costs(f"Cost at {text}", rows, results.run.get("speed") or []))
     return tables
 
@@ -98,7 +101,7 @@ def groups(rows: list[Row]) -> list[tuple[int | None, str]]:
 
 def task_name(task: str, metric: str) -> str:
     """The name of a column or panel."""
-    name = task.replace("_decode", " (decode)")
+    name = task.replace("_decode", " (decode)").replace("_context", " (context)")
     if metric in SHORT:
         return SHORT[metric] if task in ("perplexity", "perplexity_decode") else f"{name} {SHORT[metric]}"
     return name if metric in METRICS else f"{name} {metric}"
@@ -112,6 +115,19 @@ def _scores(title: str, rows: list[Row]) -> ShortTable:
         keys = Cell(keys_text([row.mean_keys for row in own.values()]))
         lines.append(Line(method, budget, [keys, *(score_cell(own.get(task)) for task in tasks)]))
     return ShortTable(title, ["keys", *(task_name(*task) for task in tasks)], lines)
+
+
+def _routes(title: str, rows: list[Row]) -> list[ShortTable]:
+    """Methods that route layers, task by task; no table if there are none."""
+    found = {(row.budget, row.method, row.task): row.omega for row in rows if row.omega is not None}
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    lines = []
+    for budget, method in groups(rows):
+        own = [found.get((budget, method, task)) for task in tasks]
+        if any(omega is not None for omega in own):
+            mean = fmean(omega for omega in own if omega is not None)
+            lines.append(Line(method, budget, [Cell("-" if one is None else f"{one:.2f}") for one in (mean, *own)]))
+    return [ShortTable(title, ["mean", *(task_name(task, "accuracy") for task in tasks)], lines)] if lines else []
 
 
 def _costs(title: str, rows: list[Row], measured: list[dict[str, Any]]) -> ShortTable:

@@ -12,6 +12,7 @@ from attnpatch.evaluation.sizes import is_share, resolve_size
 from attnpatch.patching.method import Method, build_config, method_class
 
 MATCHED = "window"  # the option that is searched for a budget
+KEYS = ("name", "options", "label", "match", "per_task")  # of a method in a suite
 
 
 @dataclass(frozen=True)
@@ -19,30 +20,41 @@ class MethodSpec:
     """One method of a comparison.
 
     options: as given; an integer may be a share such as `"budget/2"`. label: its name in tables. match: the option
-    that is searched until the measured budget fits, None if the method is run as it is.
+    that is searched until the measured budget fits, None if the method is run as it is. per_task: options that differ
+    by the task, `{task: options}`.
     """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     label: str = ""
     match: str | None = None
+    per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def config(self, *, length: int, budget: int | None = None, **overrides: Any) -> dict[str, Any]:
-        """The full resolved config, every option with its value, as JSON types.
+    def config(
+        self, *, length: int, budget: int | None = None, task: str | None = None, **overrides: Any
+    ) -> dict[str, Any]:
+        """The full resolved config for a task, every option with its value, as JSON types.
 
         Raises:
             AttnPatchError: an option that does not exist or a value out of range.
         """
         given = {
             key: resolve_size(value, length=length, budget=budget) if is_share(value) else value
-            for key, value in self.options.items()
+            for key, value in {**self.options, **self.per_task.get(task, {})}.items()
         }
         return build_config(method_class(self.name), {**given, **overrides}).model_dump(mode="json")
 
     @property
     def stochastic(self) -> bool:
         """True if the method draws at random and the caller did not fix its seed."""
-        return "seed" not in self.options and method_class(self.name).draws_at_random(self.options)
+        asked = [{**self.options, **options} for options in ({}, *self.per_task.values())]
+        draws = method_class(self.name).draws_at_random
+        return any("seed" not in options and draws(options) for options in asked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a suite holds it."""
+        rest = {"match": self.match, "per_task": self.per_task}
+        return {"name": self.name, "label": self.label, "options": self.options} | {k: v for k, v in rest.items() if v}
 
 
 def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = False) -> MethodSpec:
@@ -52,7 +64,7 @@ def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = F
         AttnPatchError: an unknown method or option.
         UsageError: text or a type that cannot be read.
     """
-    label, match = "", None
+    label, match, per_task = "", None, {}
     if isinstance(given, MethodSpec):
         return given
     if isinstance(given, str):
@@ -62,13 +74,12 @@ def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = F
     elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
         name, options = given[0], dict(given[1])
     elif isinstance(given, Mapping) and "name" in given:
-        unknown = set(given) - {"name", "options", "label", "match"}
+        unknown = set(given) - set(KEYS)
         if unknown:
-            raise UsageError(
-                f"unknown keys {sorted(unknown)} in method {dict(given)!r}. Allowed: name, options, label, match."
-            )
+            raise UsageError(f"unknown keys {sorted(unknown)} in method {dict(given)!r}. Allowed: {', '.join(KEYS)}.")
         name, options = given["name"], dict(given.get("options") or {})
         label, match = given.get("label") or "", given.get("match")
+        per_task = {task: dict(own) for task, own in (given.get("per_task") or {}).items()}
     else:
         raise UsageError(
             f"method {given!r} is not known; write 'sliding:window=256,sink=4' or ('sliding', {{'window': 256}})."
@@ -82,8 +93,9 @@ def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = F
         )
     if match is not None and match in options:
         raise UsageError(f"method {name!r}: option {match!r} is both given and matched to the budget; leave it out.")
-    spec = MethodSpec(name, options, label or default_label(name, options), match)
-    spec.config(length=1024, budget=None if not budgets else 128)  # unknown options and bad values fail here
+    spec = MethodSpec(name, options, label or default_label(name, options), match, per_task)
+    for task in (None, *per_task):  # unknown options and bad values fail here
+        spec.config(length=1024, budget=None if not budgets else 128, task=task)
     return spec
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from attnpatch.evaluation import tasks
 from attnpatch.evaluation.budget import match_budget, mean_keys
 from attnpatch.evaluation.cells import cell_seed, digest
+from attnpatch.evaluation.contents import contents
 from attnpatch.evaluation.environment import versions
 from attnpatch.evaluation.errors import SkipCell
 from attnpatch.evaluation.methods import MethodSpec
@@ -70,7 +71,8 @@ class Planner:
         self.kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
         self.lm_eval = self._lm_eval()
         self._documents: dict[tuple[str, int], tuple[list[tasks.Document], str] | SkipCell] = {}
-        self._configs: dict[tuple[str, int, int | None], dict[str, Any] | SkipCell] = {}
+        self._configs: dict[tuple, dict[str, Any] | SkipCell] = {}
+        self._contents: dict[str, dict[str, str]] = {}
 
     def cells(self) -> list[PlannedCell]:
         """All cells, those of stock first, then method by method and budget by budget."""
@@ -125,7 +127,7 @@ class Planner:
     def _cell(
         self, method: MethodSpec, target, length: int | None, choice: TaskChoice, seed: int | None
     ) -> PlannedCell:
-        task, loaded, documents, documents_hash, config, skip = None, None, [], None, None, None
+        task, loaded, documents, documents_hash, config, skip, named = None, None, [], None, None, None, {}
         drawn = None if seed is None else cell_seed(seed, method.name, choice.name, length)
         limit = choice.limit or self.suite.limit
         foreign = choice.name not in tasks.ours()
@@ -137,7 +139,8 @@ class Planner:
             else:
                 task = tasks.find(self.tasks, choice.name)
                 documents, documents_hash = self._documents_of(task, length, limit)
-            config = dict(self._config_of(method, target, self._size(choice, length)))
+            config = dict(self._config_of(method, target, self._size(choice, length), choice.name))
+            named = once(self._contents, digest([method.name, config]), lambda: contents(method.name, config))
             if drawn is not None:
                 config["seed"] = drawn
         except SkipCell as reason:
@@ -145,7 +148,12 @@ class Planner:
         fields = {
             "format": FORMAT,
             "model": self.source.identity.to_dict(),
-            "method": {"name": method.name, "config": config, "given": method.options if config is None else None},
+            "method": {
+                "name": method.name,
+                "config": config,
+                "given": method.options if config is None else None,
+                **({"contents": named} if named else {}),
+            },
             "budget": target,
             "task": {
                 "name": choice.name,
@@ -188,19 +196,21 @@ class Planner:
 
         return once(self._documents, (name, length, limit), build)
 
-    def _config_of(self, method: MethodSpec, target: int | None, length: int) -> dict[str, Any]:
-        return once(self._configs, (method.label, length, target), lambda: self._match(method, target, length))
+    def _config_of(self, method: MethodSpec, target: int | None, length: int, task: str) -> dict[str, Any]:
+        own = task if task in method.per_task else None
+        key = (method.label, length, target, own)
+        return once(self._configs, key, lambda: self._match(method, {"length": length, "budget": target, "task": own}))
 
-    def _match(self, method: MethodSpec, target: int | None, length: int) -> dict[str, Any]:
+    def _match(self, method: MethodSpec, asked: dict[str, Any]) -> dict[str, Any]:
         if method.match is None:
-            return method.config(length=length, budget=target)
+            return method.config(**asked)
 
         def measure(value: int) -> float:
-            config = method.config(length=length, budget=target, **{method.match: value})
-            return mean_keys(method.name, config, length, kv_heads=self.kv_heads)
+            config = method.config(**asked, **{method.match: value})
+            return mean_keys(method.name, config, asked["length"], kv_heads=self.kv_heads)
 
-        value = match_budget(measure, target, length)
-        return method.config(length=length, budget=target, **{method.match: value})
+        value = match_budget(measure, asked["budget"], asked["length"])
+        return method.config(**asked, **{method.match: value})
 
 
 def _uses_budget(method: MethodSpec) -> bool:

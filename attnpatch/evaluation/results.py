@@ -154,7 +154,7 @@ class Results:
 
 CSV_COLUMNS = (
     "status", "reason", "model", "fingerprint", "dtype", "method", "config", "budget", "mean_keys", "decode_mean_keys",
-    "task", "source", "length", "seed", "metric", "value", "low", "high", "documents", "prefill_tokens_per_s",
+    "omega", "task", "source", "length", "seed", "metric", "value", "low", "high", "documents", "prefill_tokens_per_s",
     "decode_tokens_per_s", "peak_memory", "seconds", "key",
 )  # fmt: skip
 
@@ -172,6 +172,7 @@ def _flat(cell: dict[str, Any]) -> list[dict[str, Any]]:
         "budget": cell["budget"]["target"],
         "mean_keys": cell["budget"]["mean_keys"],
         "decode_mean_keys": cell["budget"]["decode_mean_keys"],
+        "omega": cell.get("omega"),
         "task": cell["task"]["name"],
         "source": cell["task"]["source"],
         "length": cell["length"],

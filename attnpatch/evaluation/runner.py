@@ -51,9 +51,10 @@ class Runner:
     def run(self, progress: Silent) -> list[dict[str, Any]]:
         """All cells, from the store or run now. Ctrl-C leaves the finished ones in the store."""
         known = {cell.key: self._known(cell) for cell in self.planned}
-        missing = [cell for cell in self.planned if known[cell.key] is None]
+        # Two labels may stand for the same thing: it is run once.
+        missing = list({cell.key: cell for cell in reversed(self.planned) if known[cell.key] is None}.values())[::-1]
         runnable = [cell for cell in missing if cell.skip is None]
-        self.reused = len(self.planned) - len(missing)
+        self.reused = sum(known[cell.key] is not None for cell in self.planned)
         if self.reused:
             progress.log(
                 f"{self.reused} of {len(self.planned)} cells are done already; --overwrite computes them again."
@@ -74,7 +75,7 @@ class Runner:
                 self.unpatched = after is not None and torch.equal(before, after)
         if self.unpatched is False:
             self._distrust(fresh)
-        self.cells = [known[cell.key] for cell in self.planned]
+        self.cells = [_labelled(known[cell.key], cell) for cell in self.planned]
         return self.cells
 
     def _measure_speed(self, model, progress: Silent) -> None:
@@ -152,6 +153,7 @@ class Runner:
         result["depth"] = metrics.by_depth(outcome.records)
         result["positions"] = metrics.by_position(outcome.records)
         result["budget"].update(mean_keys=report.mean_keys, decode_mean_keys=report.decode_mean_keys)
+        result["omega"] = report.omega
         result["speed"] = {"prefill": outcome.prefill.to_dict(), "decode": outcome.decode.to_dict()}
         result["peak_memory"] = cuda_peak()
         result["report"] = report.to_dict()
@@ -178,7 +180,12 @@ def _blank(cell: PlannedCell) -> dict[str, Any]:
         "reason": None,
         "fix": None,
         "model": fields["model"],
-        "method": {"name": cell.method.name, "label": cell.method.label, "config": cell.config},
+        "method": {
+            "name": cell.method.name,
+            "label": cell.method.label,
+            "config": cell.config,
+            **({"contents": named} if (named := fields["method"].get("contents")) else {}),
+        },
         "task": {
             **fields["task"],
             "description": cell.task.description if cell.task else None,
@@ -195,6 +202,7 @@ def _blank(cell: PlannedCell) -> dict[str, Any]:
             "decode_mean_keys": None,
             "dense_mean_keys": None if cell.length is None else dense_mean(cell.length),
         },
+        "omega": None,
         "metrics": {},
         "scores": {},
         "documents": [],
@@ -209,6 +217,13 @@ def _blank(cell: PlannedCell) -> dict[str, Any]:
         "command": command(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _labelled(result: dict[str, Any], cell: PlannedCell) -> dict[str, Any]:
+    """The result under the name that its method has in this run; labels are not part of the key."""
+    if result["method"]["label"] == cell.method.label:
+        return result
+    return {**result, "method": {**result["method"], "label": cell.method.label}}
 
 
 def _group(cell: PlannedCell) -> str:

@@ -28,12 +28,12 @@ class TaskChoice(BaseModel):
 class Suite(BaseModel):
     """What one run measures.
 
-    methods: text (`sliding:window=256`), or mappings with name, options, label, match. budgets: mean visible keys per
-    prefill query that every method without a window of its own is matched to, as tokens or `length/8`; none: methods
-    run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the needle, in
-    percent, for tasks that place one. speed_rounds: times each method is timed in turn with the others; 0: not at all.
-    generation_batch_size: for tasks that generate; chat_template: for those and for lm-eval's. lm_eval: how lm-eval's
-    tasks are asked.
+    methods: text (`sliding:window=256`), or mappings with name, options, label, match, per_task. budgets: mean visible
+    keys per prefill query that every method without a window of its own is matched to, as tokens or `length/8`; none:
+    methods run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the
+    needle, in percent, for tasks that place one. speed_rounds: times each method is timed in turn with the others; 0:
+    not at all. generation_batch_size: for tasks that generate; chat_template: for those and for lm-eval's. lm_eval:
+    how lm-eval's tasks are asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,7 +99,14 @@ def make_suite(**values: Any) -> Suite:
     except ValidationError as error:
         raise UsageError(_explain(error)) from None
     tasks.check_names([task.name for task in suite.tasks], suite.lm_eval.include_path)
-    suite.method_specs()
+    asked = [task.name for task in suite.tasks]
+    for spec in suite.method_specs():
+        unused = [name for name in spec.per_task if name not in asked]
+        if unused:
+            raise UsageError(
+                f"method {spec.label!r}: per_task names {', '.join(unused)}, which the suite does not ask. "
+                f"Allowed: {', '.join(asked)}."
+            )
     return suite
 
 

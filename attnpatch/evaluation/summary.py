@@ -22,7 +22,8 @@ class Row:
     length: None where documents are as long as they are. value, low, high: over documents, scores averaged over seeds
     first; a metric without a score per document has no interval. delta*: paired difference to stock on the same
     documents. p: exact McNemar, for 0/1 scores of a single seed. sd: over seeds. mean_keys: measured, per prefill
-    query. best: better than every other method at this budget, with paired intervals that exclude 0.
+    query. best: better than every other method at this budget, with paired intervals that exclude 0. omega: share of
+    (prompt, layer) pairs that went sparse, for methods that route layers.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Row:
     peak_memory: int | None
     small: bool
     best: bool = False
+    omega: float | None = None
 
     @property
     def group(self) -> tuple[str, int | None, int | None]:
@@ -139,6 +141,7 @@ def _row(group: list[dict[str, Any]], name: str, stock: list[dict[str, Any]] | N
         decode_tokens_per_s=_speed(group, "decode"),
         peak_memory=_peak(group),
         small=len(first["documents"]) < SMALL,
+        omega=_mean(cell.get("omega") for cell in group),
     )
 
 

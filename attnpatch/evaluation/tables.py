@@ -24,6 +24,10 @@ LEGEND = (
     "and sees the decode keys. Tokens/s: one prompt, medians "
     "of rounds in which the methods take turns; of stock: stock's time over the method's."
 )
+OMEGA = (
+    "Ω: share of (prompt, layer) pairs that went to the sparse arm. A method that reads the prompt before it decides "
+    "reads the tokens before the first answer alone, in tasks (context) the first half of the document."
+)
 SANDBOX = (
     "The sandbox model is tiny and was trained for this package: these numbers exercise mechanisms and do not predict "
     "what a method does to a large model."
@@ -36,6 +40,7 @@ def notes(results: Results) -> list[str]:
     tasks = {row.task for row in results.rows}
     return [
         LEGEND,
+        *([OMEGA] if any(row.omega is not None for row in results.rows) else []),
         *([REACH_NOTE] if "passkey_grid" in tasks else []),
         *(ruler.NOTES if ruler.ruler_rows(results.rows) else []),
         *([SANDBOX] if sandbox else []),
@@ -138,9 +143,11 @@ def _about(results: Results, task: str, length: int | None) -> str:
 
 
 def _detail(rows: list[Row]) -> str:
+    routed = any(row.omega is not None for row in rows)
     columns = [
         "method",
         "keys",
+        *(["Ω"] if routed else []),
         "value",
         "95 % interval",
         "Δ to stock",
@@ -148,13 +155,15 @@ def _detail(rows: list[Row]) -> str:
         "McNemar p",
         "sd (seeds)",
     ]
-    return markdown_table(columns, [_detail_line(row) for row in rows])
+    return markdown_table(columns, [_detail_line(row, routed) for row in rows])
 
 
-def _detail_line(row: Row) -> list[str]:
+def _detail_line(row: Row, routed: bool) -> list[str]:
+    omega = "-" if row.omega is None else f"{row.omega:.2f}"
     return [
         row.method if row.budget is None else f"{row.method} @{row.budget}",
         "-" if row.mean_keys is None else f"{row.mean_keys:.1f}",
+        *([omega] if routed else []),
         f"**{row.value:.3f}**" if row.best else f"{row.value:.3f}",
         "-" if row.low is None else f"{row.low:.3f} to {row.high:.3f}",
         "-" if row.delta is None else f"{row.delta:+.3f}",
@@ -165,11 +174,20 @@ def _detail_line(row: Row) -> list[str]:
 
 
 def _configs(results: Results) -> str:
-    seen: dict[str, str] = {}
+    seen: dict[str, dict[str, list[str]]] = {}
     for row in results.rows:
         name = row.method if row.budget is None else f"{row.method} @{row.budget}"
-        seen.setdefault(f"{name}, {length_text(row.length)}", json.dumps(row.config, sort_keys=True))
-    return "\n".join(f"- {name}: `{config}`" for name, config in seen.items())
+        configs = seen.setdefault(f"{name}, {length_text(row.length)}", {})
+        configs.setdefault(json.dumps(row.config, sort_keys=True), []).append(row.task)
+    return "\n".join(
+        f"- {name}{f', {_listed(asked)}' if len(configs) > 1 else ''}: `{config}`"
+        for name, configs in seen.items()
+        for config, asked in configs.items()
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def status_line(results: Results) -> str:

@@ -19,8 +19,11 @@ from attnpatch.evaluation.tasks.text_tasks import TEXT_TASKS, text_tasks
 __all__ = ["Document", "Task", "TaskOptions", "available", "check_names", "documents_hash", "expand", "find", "known"]
 
 DECODE = "_decode"
-# Nothing is asked at the end of the first three, so there is nothing to feed token by token; reach is the prefill's.
-_NO_DECODE = ("perplexity", "perplexity_by_position", "local", "passkey_grid")
+# Nothing is asked at the end of most of these, so there is nothing to feed token by token; reach is the prefill's.
+_NO_DECODE = (
+    "perplexity", "perplexity_by_position", "local", "passkey_grid", "mixed",
+    "mqar_context", "local_context", "perplexity_context",
+)  # fmt: skip
 GROUPS = {
     "ruler": (ruler.ALL, "RULER: all 13 ruler_* tasks"),
     "ruler_offline": (ruler.OFFLINE, "the 6 ruler_* tasks that need no data"),

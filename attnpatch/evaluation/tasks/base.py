@@ -23,6 +23,8 @@ class Document:
         meta: per-answer lists or one value for all (`depth`, `gap`), `place` (the depth that was asked for),
             `candidates` (ids of the possible answers), `slices` (name -> indices into `answers`, scored apart).
         references: where the model generates: the texts that a right prediction holds.
+        context_end: how many tokens a method that reads the whole prompt may read before it decides; None: those
+            before the first answer. Raises ValueError if it reaches behind the first answer.
     """
 
     id: str
@@ -30,6 +32,19 @@ class Document:
     answers: tuple[int, ...]
     meta: dict[str, Any] = field(default_factory=dict)
     references: tuple[str, ...] = ()
+    context_end: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.context_end is not None and not 1 <= self.context_end <= self.answers[0]:
+            raise ValueError(
+                f"document {self.id!r}: context_end must be 1 to {self.answers[0]}, the first answer, got "
+                f"{self.context_end}; a method would read what it is scored on"
+            )
+
+    @property
+    def context(self) -> int:
+        """How many of its tokens stand before everything that is scored and may be read at once."""
+        return self.answers[0] if self.context_end is None else self.context_end
 
     @property
     def digest(self) -> str:
@@ -116,8 +131,10 @@ class Task:
 
 
 def documents_hash(documents: list[Document]) -> str:
-    """sha256 over what is scored: ids, tokens, answer positions and references."""
+    """sha256 over what is scored: ids, tokens, answer positions, references and the end of the context."""
     whole = hashlib.sha256()
     for d in documents:
-        whole.update(json.dumps([d.id, list(d.input_ids), d.answers, d.references], separators=(",", ":")).encode())
+        end = [] if d.context_end is None else [d.context_end]
+        scored = [d.id, list(d.input_ids), d.answers, d.references, *end]
+        whole.update(json.dumps(scored, separators=(",", ":")).encode())
     return whole.hexdigest()

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attnpatch import sandbox
 from attnpatch.evaluation.tasks.base import Document, Task
 from attnpatch.evaluation.tasks.by_position import by_position
+from attnpatch.evaluation.tasks.context import second_half
 from attnpatch.evaluation.tasks.options import DEPTHS, TaskOptions
 from attnpatch.sandbox.text import vocabulary
 
 VERSION = 1
+CONTEXT = "_context"
 DERIVED = {  # our task: the sandbox's
     "passkey_grid": ("passkey", "4 digits at set depths (--depths), with what the mask can reach"),
     "perplexity_by_position": ("perplexity", "the same stories, scored in 8 bins along the document"),
+} | {
+    f"{name}{CONTEXT}": (
+        name,
+        f"{what}; scored in the second half, and methods that read the prompt before they decide read the first half",
+    )
+    for name, what in (
+        ("mqar", "the same pairs and questions"),
+        ("local", "the same sums, counting and sounds"),
+        ("perplexity", "the same stories"),
+    )
 }
+MIXED = ("needle", "needles16", "repeated", "mqar_context", "chain", "copy", "passkey", "local_context")
+MIXED_TEXT = f"documents of {', '.join(MIXED)} in turn, so that no one plan suits all of them"
 
 
 def speaks_sandbox(tokenizer) -> bool:
@@ -28,7 +44,22 @@ def sandbox_tasks(options: TaskOptions) -> dict[str, Task]:
         spec = sandbox.TASKS[origin]
         build = _builder(name, origin, options)
         found[name] = Task(name, "sandbox", VERSION, description, spec.metric, spec.chance, build)
+    parts = [found[name].build for name in MIXED]
+    found["mixed"] = Task(
+        "mixed", "sandbox", VERSION, MIXED_TEXT, "accuracy", None, lambda *asked: _mix(parts, *asked)
+    )
     return found
+
+
+def _mix(parts, length: int, count: int, seed: int) -> list[Document]:
+    """The documents that the tasks themselves ask first, one of each in turn."""
+    rounds = -(-count // len(parts))
+    built = [build(length, rounds, seed) for build in parts[:count]]
+    return [
+        replace(one[number], id=f"{name}/{one[number].id}", meta={"kind": name})
+        for number in range(rounds)
+        for name, one in zip(MIXED, built, strict=False)
+    ][:count]
 
 
 def _builder(name: str, origin: str, options: TaskOptions):
@@ -36,8 +67,9 @@ def _builder(name: str, origin: str, options: TaskOptions):
         if name in ("needle", "passkey_grid"):
             return _at_depths(origin, length, count, seed, options)
         rows = sandbox.samples(origin, length, count, stream="test", seed=seed)
-        documents = [_document(str(index), row) for index, row in enumerate(rows)]
-        return [by_position(one) for one in documents] if name == "perplexity_by_position" else documents
+        documents = [as_document(str(index), row) for index, row in enumerate(rows)]
+        change = by_position if name == "perplexity_by_position" else second_half if name.endswith(CONTEXT) else None
+        return documents if change is None else [change(one) for one in documents]
 
     return build
 
@@ -49,13 +81,14 @@ def _at_depths(origin: str, length: int, count: int, seed: int, options: TaskOpt
         depth = options.depth(index, DEPTHS)
         # One stream per document: `samples` numbers its rows from 0.
         row = sandbox.samples(origin, length, 1, stream="test", seed=seed * 1_000_000 + index, depth=depth)[0]
-        document = _document(str(index), row)
+        document = as_document(str(index), row)
         document.meta["place"] = depth
         documents.append(document)
     return documents
 
 
-def _document(name: str, row: sandbox.Sample) -> Document:
+def as_document(name: str, row: sandbox.Sample) -> Document:
+    """A generated row as a document to be scored."""
     meta = {key: row.meta[key] for key in ("depth", "gap", "candidates") if key in row.meta}
     surnames = set(row.meta.get("long_range_positions", ()))
     if surnames:
