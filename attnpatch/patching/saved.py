@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
+from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +26,7 @@ CARD_FILE = "README.md"
 FORMAT = 1
 PACKAGED = "sandbox:"  # what ships with the package, such as sandbox:flux
 _SHIPPED = Path(__file__).parent.parent / "sandbox" / "weights"
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _FITS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
@@ -91,38 +92,43 @@ def read(location: str | Path) -> Saved:
     folder = _folder(str(location))
     try:
         described = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if described["format"] > FORMAT:
+            raise AttnPatchError(
+                f"{str(location)!r} was saved by a newer attnpatch (format {described['format']}, this one reads "
+                f"{FORMAT}); upgrade attnpatch."
+            )
         tensors = load_file(folder / TENSOR_FILE)
         parts = {name: described[name] for name in ("method", "config", "model", "details")}
+        if not all(isinstance(parts[name], dict) for name in ("config", "model", "details")):
+            raise ValueError(f"config, model and details of {CONFIG_FILE} must be objects")
     except FileNotFoundError as error:
         name = Path(error.filename).name if error.filename else TENSOR_FILE
         raise AttnPatchError(
             f"{str(location)!r} holds no {name}, so it is no saved method. patch.save_pretrained(folder) writes one."
         ) from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except AttnPatchError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise AttnPatchError(
-            f"the saved method in {str(location)!r} is damaged: {error}. Save or download it again."
+            f"the saved method in {str(location)!r} is damaged: {error!r}. Save or download it again."
         ) from error
     return Saved(str(location), tensors=tensors, **parts)
 
 
 def _folder(location: str) -> Path:
     if location.startswith(PACKAGED):
-        folder, shipped = _SHIPPED / location.removeprefix(PACKAGED), [p.parent.name for p in _shipped()]
-        if folder.name not in shipped:
-            near = get_close_matches(folder.name, shipped, n=1)
-            hint = f" Did you mean {PACKAGED + near[0]!r}?" if near else ""
-            raise AttnPatchError(
-                f"{location!r} does not ship with attnpatch.{hint} Allowed: "
-                f"{', '.join(PACKAGED + name for name in shipped)}."
-            )
-        return folder
+        name, shipped = location.removeprefix(PACKAGED), _shipped()
+        if name not in shipped:
+            near = did_you_mean(name, shipped)
+            raise AttnPatchError(f"{location!r} does not ship with attnpatch.{near} Allowed: {_shipped_names()}.")
+        return _SHIPPED / name
     folder = Path(location).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists() or not location or location.startswith((".", "/", "~")) or location.count("/") != 1:
         raise AttnPatchError(
             f"{location!r} is neither a folder with a saved method nor a Hub id (owner/name) nor one that ships with "
-            f"attnpatch ({', '.join(PACKAGED + path.parent.name for path in _shipped())})."
+            f"attnpatch ({_shipped_names()})."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -136,8 +142,12 @@ def _folder(location: str) -> Path:
         ) from error
 
 
-def _shipped() -> list[Path]:
-    return sorted(_SHIPPED.glob(f"*/{CONFIG_FILE}"))
+def _shipped() -> list[str]:
+    return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
+
+
+def _shipped_names() -> str:
+    return ", ".join(PACKAGED + name for name in _shipped()) or "(none in this installation)"
 
 
 def save(method: Method, config: object, folder: str | Path, *, card: str | None = None) -> Path:
@@ -157,18 +167,18 @@ def save(method: Method, config: object, folder: str | Path, *, card: str | None
         "details": method.saved_details(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.trained.state_dict().items()}
     save_file(tensors, folder / TENSOR_FILE, metadata={"format": "pt"})
     (folder / TENSOR_FILE).chmod(0o644)  # safetensors writes it for its owner only
-    (folder / CARD_FILE).write_text(card or _plain_card(described))
+    (folder / CARD_FILE).write_text(card or _plain_card(described), encoding="utf-8")
     return folder
 
 
 def _name(config: object) -> str | None:
     """The Hub id the model came from; no paths of the machine it was trained on."""
     name = str(getattr(config, "_name_or_path", "") or "")
-    return name if name and not Path(name).expanduser().exists() else None
+    return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def _plain_card(described: dict[str, Any]) -> str:
