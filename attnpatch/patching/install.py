@@ -149,7 +149,7 @@ class Installation:
         state = self._state(cache, offset)
         if offset == 0:
             state.update(index=self.sequences, prompt_end=q_len)
-            self.sequences += 1
+            self.sequences += 1 if self.declared_samples is None else len(self.declared_samples)
         plain = isinstance(mask, torch.Tensor) and mask.ndim == 2
         masks = mask.values() if isinstance(mask, dict) else (mask,)
         forward = Forward(
