@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from transformers import masking_utils
 
 from attnpatch.patching.errors import UnsupportedCallError
@@ -96,4 +97,7 @@ def joined_rows(parts: list[tuple[list[int], Attended]]) -> Attended:
 
 def _weights(parts: list[Attended], dim: int) -> torch.Tensor | None:
     weights = [weights for _, weights in parts]
-    return None if any(one is None for one in weights) else torch.cat(weights, dim)
+    if any(one is None for one in weights):
+        return None
+    keys = max(one.shape[-1] for one in weights)  # the stock attention sees all of a static cache
+    return torch.cat([F.pad(one, (0, keys - one.shape[-1])) for one in weights], dim)

@@ -9,75 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator, model_validator
 
 from attnpatch.kernels import Window
 from attnpatch.methods.flux import plans
-from attnpatch.methods.flux.router import Routers, Shape, is_full, shape_for
+from attnpatch.methods.flux.config import SETTINGS, UNTRAINED, FluxConfig
+from attnpatch.methods.flux.router import Routers, is_full, saved_routers, shape_for
 from attnpatch.patching import apply
 from attnpatch.patching.calls import Call
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
-from attnpatch.patching.method import Config, Method, method_class, register
+from attnpatch.patching.method import Method, build_config, method_class, register
+from attnpatch.patching.parts import joined_queries, joined_rows
 from attnpatch.patching.report import FULL, SPARSE
 from attnpatch.patching.saved import Saved, read
 
-UNTRAINED = "untrained"
-SETTINGS = {"sparse": "sliding", "sparse_options": {}, "sink": 128, "local": 2048, "decode": "sparse"}
 WINDOWED = ("sliding", "triangle")  # arms that take `local` and `sink`
-
-
-class FluxConfig(Config):
-    router: str | None = Field(
-        None, description="trained router: a folder, a Hub id, sandbox:flux, or 'untrained' for random weights"
-    )
-    plan: str | list[int] | None = Field(
-        None,
-        description="in place of a router: full, sparse, one letter per layer (sfss), or random:0.5, entropy:0.5, "
-        "calibrate:0.5 with the share of sparse layers",
-    )
-    sparse: str | None = Field(
-        None, description="the sparse arm, a method that replaces keys. Default: as trained, else sliding"
-    )
-    sparse_options: dict[str, Any] | None = Field(
-        None,
-        description="options of the arm; sliding and triangle take local and sink. Default: as trained, or none",
-    )
-    sink: int | None = Field(
-        None, ge=0, description="first tokens a sparse layer always sees. Default: as trained, else 128"
-    )
-    local: int | None = Field(
-        None, ge=1, description="last tokens a sparse layer sees, itself included. Default: as trained, else 2048"
-    )
-    decode: Literal["sparse", "dense"] | None = Field(
-        None, description="what generated tokens see in a sparse layer: sink + local, or all. Default: sparse"
-    )
-    evict: bool = Field(False, description="layers that are sparse for the whole batch keep sink + local keys only")
-    prompts: str | list[list[int]] | None = Field(
-        None, description="what entropy and calibrate look at: token ids, or a JSON-lines file of {'input_ids': [...]}"
-    )
-    seed: int = Field(0, ge=0, description="of random plans and untrained routers")
-
-    @field_validator("plan")
-    @classmethod
-    def _readable(cls, plan: str | list[int] | None) -> str | list[int] | None:
-        return None if plan is None else plans.check(plan)
-
-    @model_validator(mode="after")
-    def _one_way_to_decide(self) -> FluxConfig:
-        if (self.router is None) == (self.plan is None):
-            given = "both were" if self.router else "neither was"
-            raise ValueError(f"flux takes a trained router= or a fixed plan=, and {given} given. {plans.HELP}")
-        kind = self.plan.partition(":")[0] if isinstance(self.plan, str) else None
-        if kind in plans.NEEDS_PROMPTS and self.prompts is None:
-            raise ValueError(
-                f"plan={self.plan!r} ranks layers on a few prompts; give prompts=, token ids or a JSON-lines file"
-            )
-        if self.evict and self.decode == "dense":
-            raise ValueError("evict=True drops keys that decode='dense' would read; use decode='sparse'")
-        return self
 
 
 @register("flux")
@@ -97,7 +45,6 @@ class Flux(Method):
     )
     replaces_keys = True
     reads_whole_prompt = depends_on_length = True
-    needs_hidden = True
 
     def __init__(self, config: FluxConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -108,7 +55,7 @@ class Flux(Method):
         trained_with = self.saved.config if self.saved is not None else {}
         missing = {name: trained_with.get(name, value) for name, value in SETTINGS.items()}
         given = {name: value for name in SETTINGS if (value := getattr(self.config, name)) is not None}
-        self.config = self.config.model_copy(update={**missing, **given})
+        self.config = build_config(type(self), {**self.config.model_dump(), **missing, **given})
         self.arm = _arm(self.config)
         self.routers: Routers | None = None
         self.plan: dict[int, bool] = {}
@@ -125,6 +72,10 @@ class Flux(Method):
     def evicts(self):
         return self.config.evict
 
+    @property
+    def needs_hidden(self):
+        return self.config.router is not None
+
     def check(self, site):
         return super().check(site) or self.arm.check(site)
 
@@ -136,16 +87,14 @@ class Flux(Method):
             )
         elif self.saved is not None:
             self.saved.require(model.config)
-            routers = Routers(Shape(**self.saved.details["router"]), self.saved.details["layers"])
-            self.saved.fill(routers)
-            lacking = [site.layer for site in sites if str(site.layer) not in routers.layers]
-            if lacking:
-                raise AttnPatchError(
-                    f"router={self.config.router!r} has no router for layers {lacking}; select others with layers=."
-                )
-            self.routers = routers.eval()
+            self.routers = saved_routers(self.saved)
         elif self.routers is None:
             self.start(sites, model, spread=None)
+        lacking = [site.layer for site in sites if self.routers and str(site.layer) not in self.routers.layers]
+        if lacking:
+            raise AttnPatchError(
+                f"router={self.config.router!r} has no router for layers {lacking}; select others with layers=."
+            )
 
     def start(self, sites, model, *, reads: str = "auto", pool: int = 100, spread: float | None = 0.02) -> Routers:
         """Give every site a new router; `spread` as in `Routers.start`. Raises ValueError as `shape_for` does."""
@@ -183,6 +132,10 @@ class Flux(Method):
 
     @classmethod
     def from_saved(cls, saved: Saved, options):
+        if "router" in options:
+            raise AttnPatchError(
+                f"router={options['router']!r} was given beside {saved.location!r}; name one of them."
+            )
         return cls(router=saved.location, **options)
 
     # one call
@@ -200,13 +153,16 @@ class Flux(Method):
                 call.evict(first=self.config.sink, last=self.config.local)
             return output
         sparse = [row for row, gate in enumerate(gates) if not gate]
-        parts = inner(call.of_rows(full)), self._sparse(call.of_rows(sparse), inner)
-        back = torch.tensor([*full, *sparse], device=call.query.device).argsort()
-        return _joined(parts, dim=0, back=back)
+        return joined_rows([(full, inner(call.of_rows(full))), (sparse, self._sparse(call.of_rows(sparse), inner))])
 
     @contextmanager
     def blended(self, gate: Callable[[Call, torch.Tensor], torch.Tensor]) -> Iterator[Flux]:
-        """Compute both branches, for training: gate(call, logits `[B, 2]`) gives the share of full attention `[B]`."""
+        """Compute both branches, for training: gate(call, logits `[B, 2]`) gives the share of full attention `[B]`.
+
+        Raises AttnPatchError for a fixed plan, and before the method was applied.
+        """
+        if self.routers is None:
+            raise AttnPatchError("blended() trains routers; apply flux(router='untrained') or a trained one first.")
         before, self._blend = self._blend, gate
         try:
             yield self
@@ -259,21 +215,28 @@ class Flux(Method):
                 f"flux reads the end of the prompt before it decides, and this first piece ends at token {call.end} "
                 f"of {end}. Prefill the prompt at once (without prefill_chunk_size), or use a fixed plan=."
             )
+        if call.forward.ready_mask:
+            call.pattern  # noqa: B018 - refuses a mask that does not say which tokens are real
         spans = call.spans or [(0, call.end)] * call.query.shape[0]
         return [(min(start, end), min(stop, end)) for start, stop in spans]
 
+    @property
+    def _one_rule(self) -> bool:
+        """Do prompt and generated tokens see the same window?"""
+        return self.config.sparse == "sliding" and self.config.decode == "sparse" and not self.config.sparse_options
+
     def _sparse(self, call, inner):
         """The arm for rows of the prompt, `decode` behind it."""
-        if self.config.sparse == "sliding" and self.config.decode == "sparse" and not self.config.sparse_options:
-            return self.arm.attend(call, inner)  # the same rule in both phases
+        if self._one_rule:
+            return self.arm.attend(call, inner)
         rows = call.query.shape[2]
         cut = min(max(call.forward.prompt_end - call.offset, 0), rows)
         if cut == rows:
             return self.arm.attend(call, inner)
         if cut == 0:
             return self._decode(call, inner)
-        parts = self.arm.attend(call.of_queries(0, cut), inner), self._decode(call.of_queries(cut, rows), inner)
-        return _joined(parts, dim=1)
+        prompt, generated = call.of_queries(0, cut), call.of_queries(cut, rows)
+        return joined_queries([self.arm.attend(prompt, inner), self._decode(generated, inner)])
 
     def _decode(self, call, inner):
         rule = Window(self.config.local, self.config.sink, reach=call.pattern.window)
@@ -281,7 +244,7 @@ class Flux(Method):
 
     def _evict_from(self, call) -> int:
         """Not before the prompt is complete, unless its later rows see no more than a window anyway."""
-        return 0 if self.config.sparse == "sliding" else call.forward.prompt_end
+        return 0 if self._one_rule else call.forward.prompt_end
 
 
 def _arm(config: FluxConfig) -> Method:
@@ -296,13 +259,3 @@ def _arm(config: FluxConfig) -> Method:
     if built.evicts:
         raise AttnPatchError("sparse_options: evict belongs to flux itself; write flux(evict=True).")
     return built
-
-
-def _joined(parts, dim: int, back: torch.Tensor | None = None):
-    """Outputs `[B, Q, H, D]` of two parts of a call along rows (dim 0) or queries (dim 1), weights alike."""
-    output, weights = torch.cat([part[0] for part in parts], dim), [part[1] for part in parts]
-    joined = None if any(one is None for one in weights) else torch.cat(weights, dim=0 if dim == 0 else 2)
-    if back is not None:
-        output = output.index_select(0, back)
-        joined = None if joined is None else joined.index_select(0, back)
-    return output, joined

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,8 @@ def prompts_from(given: str | list[list[int]]) -> list[list[int]]:
             raise AttnPatchError(
                 f'prompts={str(path)!r} cannot be read: {error}. It takes one {{"input_ids": [...]}} per line.'
             ) from error
-    if not given or not all(isinstance(ids, list) and len(ids) > 1 for ids in given):
+    whole = [isinstance(ids, list) and len(ids) > 1 and all(type(one) is int for one in ids) for ids in given]
+    if not given or not all(whole):
         raise AttnPatchError("prompts must hold one or more lists of two or more token ids.")
     return given
 
@@ -119,7 +121,8 @@ def entropies(model: nn.Module, sites: list[Site], prompts: list[list[int]]) -> 
     """
     totals = [0.0] * len(sites)
     for ids in prompts:
-        states = model(_batch(model, ids), use_cache=False, output_hidden_states=True).hidden_states
+        with _measuring(model):
+            states = model(_batch(model, ids), use_cache=False, output_hidden_states=True).hidden_states
         for index, site in enumerate(sites):
             eigenvalues = torch.linalg.svdvals(states[site.layer][0].float()).square()
             share = (eigenvalues / eigenvalues.sum().clamp(min=1e-30))[:EIGENVALUES]
@@ -145,9 +148,28 @@ def errors(
     return [total / len(prompts) for total in found]
 
 
+@contextmanager
+def _measuring(model: nn.Module) -> Iterator[None]:
+    """Without dropout, also in a model that is being trained."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _batch(model: nn.Module, ids: list[int]) -> torch.Tensor:
-    return torch.tensor([ids], device=model.get_input_embeddings().weight.device)
+    embeddings = model.get_input_embeddings().weight
+    if not 0 <= min(ids) <= max(ids) < embeddings.shape[0]:
+        raise AttnPatchError(
+            f"prompts hold token ids from {min(ids)} to {max(ids)}, and the model knows 0..{embeddings.shape[0] - 1}."
+        )
+    # Offloaded weights stand on "meta" between forwards; the inputs are then moved along with them.
+    return torch.tensor([ids], device="cpu" if embeddings.is_meta else embeddings.device)
 
 
 def _last(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    return model(batch, use_cache=False).last_hidden_state[:, -LAST_TOKENS:].float()
+    with _measuring(model):
+        return model(batch, use_cache=False).last_hidden_state[:, -LAST_TOKENS:].float()

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import nn
 
+from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.queries import queries_before_rope, query_dim
 
 if TYPE_CHECKING:
     from attnpatch.patching.calls import Call
+    from attnpatch.patching.saved import Saved
     from attnpatch.patching.sites import Site
 
 SPARSE, FULL = 0, 1  # columns of the logits
@@ -94,6 +96,19 @@ class Routers(nn.Module):
         if self.shape.reads == "hidden":
             return hidden.float().mean(1)
         return queries_before_rope(call.module, hidden, self.shape.inputs).float().mean((1, 2))
+
+
+def saved_routers(saved: Saved) -> Routers:
+    """The routers of a saved method. Raises AttnPatchError where what was saved does not describe any."""
+    try:
+        routers = Routers(Shape(**saved.details["router"]), [int(layer) for layer in saved.details["layers"]])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise AttnPatchError(
+            f"the saved method in {saved.location!r} is damaged: its routers are not described ({error!r}). Save or "
+            "download it again."
+        ) from error
+    saved.fill(routers)
+    return routers.eval()
 
 
 def boundary(start: int, stop: int, pool: int) -> list[int]:
