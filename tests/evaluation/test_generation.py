@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+import attnpatch
 from attnpatch.evaluation import metrics
 from attnpatch.evaluation.errors import SkipCell
 from attnpatch.evaluation.generation import cleaned, matches, prediction_record, score_generate
@@ -60,6 +61,19 @@ def test_padding_changes_nothing(model):
     assert [tokens for tokens, _ in many.prefill.batches] == [80, 60]
     assert [tokens for tokens, _ in one.prefill.batches] == [20, 33, 27, 40, 20]
     assert sum(tokens for tokens, _ in many.decode.batches) == sum(r["generated_tokens"] - 1 for r in one.records)
+
+
+def test_prompts_of_a_batch_are_routed_one_by_one(model):
+    """flux reads whole prompts: padded ones are decided, and answered, as they are alone."""
+    documents = prompts(20, 33, 27, 40, 20)
+    found = []
+    for batch_size in (1, 5):
+        with attnpatch.apply(model, "flux", router="untrained", local=4, sink=1, seed=2) as patch:
+            found.append(score_generate(generation(), model, documents, batch_size, lambda n: None).records)
+            routes = [site.routes for site in patch.report().sites]
+        found.append(routes)
+    assert found[:2] == found[2:]
+    assert any(len(site) == 2 for site in routes)  # not all of them took one way
 
 
 def test_stops_at_the_end_token(model, monkeypatch):

@@ -144,6 +144,19 @@ def test_a_reader_of_the_whole_prompt_decides_on_the_context_alone(reader, patch
     assert len(reader.seen) == 3
 
 
+def test_flux_decides_without_the_continuation(patched):
+    gates = []
+    for continuation in CONTINUATIONS:
+        lm = patched("flux", method_args="router=untrained;local=4;sink=1;seed=1")
+        logits, method = [], lm.patch.methods[0]
+        real = method.routers.logits
+        method.routers.logits = lambda call, spans, real=real, seen=logits: seen.append(real(call, spans)) or seen[-1]
+        loglikelihoods(lm, (CONTEXT, continuation))
+        gates.append(torch.cat(logits))
+    assert gates[0].shape == (2, 2)
+    assert all(torch.allclose(one, gates[0], atol=1e-5) for one in gates)
+
+
 def test_on_the_whole_it_would_read_the_answer(reader, patched):
     lm = patched("reader", loglikelihood="whole")
     loglikelihoods(lm, *((CONTEXT, continuation) for continuation in CONTINUATIONS))
