@@ -51,9 +51,11 @@ def apply(
     placed, skipped = _place(built, text, chosen)
     _refuse_second_key_replacer(placed, installation)
     numbered = installation.sequences
-    for one, sites in placed:
-        one.prepare(sites, text.base)
-    installation.sequences = numbered  # what a method ran to prepare itself is not the user's
+    try:
+        for one, sites in placed:
+            one.prepare(sites, text.base)
+    finally:
+        installation.sequences = numbered  # what a method ran to prepare itself is not the user's
     patch = Patch(installation, text.model_class, placed, skipped)
     installation.add(patch)
     return patch
