@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnpatch
+from attnpatch.kernels import Window
 from tests import zoo
 from tests.methods.masks import indices, logits_under, one_layer, sliding_mask, tokens
 
@@ -151,8 +152,10 @@ def test_a_layers_own_window_is_never_widened():
     with attnpatch.apply(model, "triangle", window=5, sink=4, last=24) as patch:
         assert torch.allclose(stock, logits(model, ids), atol=1e-5)
         assert patch.report().mean_keys == pytest.approx(sliding_mask(24, 8, 0).sum().item() / 24)
-    with attnpatch.apply(model, "triangle", window=5, sink=4, last=3):
+    with attnpatch.apply(model, "triangle", window=5, sink=4, last=3) as patch:
         assert not torch.allclose(stock, logits(model, ids), atol=1e-4)
+        pairs = Window(5, 4, reach=8).pairs(0, 21, 24) + Window(8).pairs(21, 24, 24)
+        assert patch.report().mean_keys == pytest.approx(pairs / 24)
 
 
 def test_neutral():
