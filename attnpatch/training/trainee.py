@@ -188,9 +188,11 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 
 def _routed(method: attnpatch.Method, model: nn.Module, recipe: Recipe) -> Flux:
     text = inspect_model(model)
-    sites = [site for site in text.sites if method.check(site) is None]
+    reasons = {site: method.check(site) for site in text.sites}
+    sites = [site for site, reason in reasons.items() if reason is None]
     if not sites:
-        raise UnsupportedModelError(f"method {method.name!r} can patch no layer of {text.model_class}.")
+        why = next(iter(reasons.values()), "it has no attention that can be patched")
+        raise UnsupportedModelError(f"method {method.name!r} can patch no layer of {text.model_class}: {why}.")
     settings = recipe.router
     method.start(sites, text.base, reads=settings.features, pool=settings.pool, spread=settings.initializer_range)
     return method

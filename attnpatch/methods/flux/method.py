@@ -172,7 +172,7 @@ class Flux(Method):
     def _blended(self, call, inner):
         share = self._blend(call, self.routers.logits(call, self._prompts(call)))
         full, sparse = inner(call)[0], self._sparse(call, inner)[0]
-        return torch.lerp(sparse, full, share.to(full.dtype).view(-1, 1, 1, 1)), None
+        return torch.lerp(sparse.to(full.dtype), full, share.to(full.dtype).view(-1, 1, 1, 1)), None
 
     def _gates(self, call) -> list[bool]:
         rows, layer = call.query.shape[0], call.layer
