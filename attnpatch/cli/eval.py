@@ -25,7 +25,9 @@ RUN_EXAMPLES = examples(
 )
 LIST_EXAMPLES = examples("attnpatch-eval list methods", "attnpatch-eval list tasks", "attnpatch-eval list suites")
 REPORT_EXAMPLES = examples(
-    "attnpatch-eval report attnpatch-results", "attnpatch-eval report attnpatch-results --format csv"
+    "attnpatch-eval report attnpatch-results",
+    "attnpatch-eval report attnpatch-results --format csv",
+    "attnpatch-eval report attnpatch-results --format html",
 )
 COMPARE_EXAMPLES = examples("attnpatch-eval compare attnpatch-results attnpatch-results")
 MAJORITY_EXAMPLES = examples(
@@ -49,6 +51,7 @@ class Format(str, Enum):
     md = "md"
     csv = "csv"
     json = "json"
+    html = "html"
     plot = "plot"
 
 
@@ -287,19 +290,23 @@ def list_(kind: Annotated[Kind, typer.Argument(help="methods, tasks or suites")]
 @app.command(epilog=REPORT_EXAMPLES)
 def report(
     folder: Annotated[Path, typer.Argument(help="The --output-path of a run, or its results.json.")],
-    format: Annotated[Format, typer.Option("--format", help="md, csv, json or plot.")] = Format.md,
+    format: Annotated[Format, typer.Option("--format", help="md, csv, json, html or plot.")] = Format.md,
 ) -> None:
-    """Show the results of a run again; `plot` draws its pictures again."""
+    """Show the results of a run again; `html` and `plot` write its page and its pictures again, beside it."""
     with _exit_codes():
         import json
 
         from attnpatch.evaluation.results import Results
 
         results = Results.load(folder)
+        beside = folder if folder.is_dir() else folder.parent
         if format is Format.plot:
-            target = (folder if folder.is_dir() else folder.parent) / "plots"
-            for path in results.plot(target):
+            for path in results.plot(beside / "plots"):
                 _say(str(path))
+        elif format is Format.html:
+            from attnpatch.evaluation.page import write_page
+
+            _say(str(write_page(results, beside)))
         elif format is Format.csv:
             _say(results.to_csv())
         elif format is Format.json:

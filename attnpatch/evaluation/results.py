@@ -118,7 +118,9 @@ class Results:
         return draw(self, Path(folder))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write results.json, results.csv and summary.md, and the plots where matplotlib is installed."""
+        """Write results.json, results.csv, summary.md and the page, and the plots where matplotlib is installed."""
+        from attnpatch.evaluation.page import write_page
+
         folder = Path(folder)
         texts = {
             "results.json": json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n",
@@ -127,7 +129,7 @@ class Results:
         }
         for name, text in texts.items():
             write_atomically(folder / name, text)
-        written = [folder / name for name in texts]
+        written = [*(folder / name for name in texts), write_page(self, folder)]
         try:
             return written + self.plot(folder / "plots")
         except ImportError as error:

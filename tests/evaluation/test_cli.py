@@ -44,6 +44,10 @@ def test_run_and_look_again(checkpoint, tmp_path):
     assert data["run"]["suite"]["seeds"] == [0, 1]
     for form, start in {"md": "# attnpatch", "csv": "status,", "json": "{"}.items():
         assert call("report", tmp_path, "--format", form).stdout.startswith(start)
+    (tmp_path / "index.html").unlink()  # the run wrote it
+    written = call("report", tmp_path / "results.json", "--format", "html").stdout.strip()
+    assert written == str(tmp_path / "index.html")
+    assert (tmp_path / "index.html").read_text().startswith("<!DOCTYPE html>")
     assert "drawn.png" in call("report", tmp_path, "--format", "plot").stdout
     assert "+0.000" in call("compare", tmp_path, tmp_path).stdout
 

@@ -36,7 +36,7 @@ def reject(token):
 
 def test_files(run):
     _, folder = run
-    names = {"results.json", "results.csv", "summary.md", "cells", "samples", "plots", "speed.json"}
+    names = {"results.json", "results.csv", "summary.md", "cells", "samples", "plots", "speed.json", "index.html"}
     assert {path.name for path in folder.iterdir()} == names
     assert {path.name for path in (folder / "plots").iterdir()} == {"accuracy_vs_budget.png", "needle_depth.png"}
     for path in folder.rglob("*.json"):
@@ -187,7 +187,8 @@ def test_missing_extra(run, tmp_path, monkeypatch, missing):
         return
     with pytest.raises(ImportError, match=r"attnpatch\[eval\]"):
         results.plot(tmp_path)
-    assert [path.name for path in results.save(tmp_path)] == ["results.json", "results.csv", "summary.md"]
+    names = ["results.json", "results.csv", "summary.md", "index.html"]
+    assert [path.name for path in results.save(tmp_path)] == names
     assert "matplotlib" in results.run["plots"]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def depth_grids(results: Results, keys: list[Key]) -> list[dict[str, Any]]:
-    """Per task with needles at a depth: the depths, and per line the shares found and, if known, in reach of the mask.
+    """Per task with needles at several depths: these, and per line the shares found and, if known, within reach.
 
     keys: the lines of the page; a grid names them by their index.
     """
@@ -23,6 +23,8 @@ def depth_grids(results: Results, keys: list[Key]) -> list[dict[str, Any]]:
     for task in dict.fromkeys(cell["task"]["name"] for cell in with_depth):
         own = [cell for cell in with_depth if cell["task"]["name"] == task]
         depths = used_depths(own)
+        if len(depths) < 2:
+            continue
         lines = []
         for index, (method, budget, length) in enumerate(keys):
             seeds = [

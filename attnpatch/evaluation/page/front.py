@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 Point = tuple[float | None, float | None]  # cost or speed, score
+EQUAL = 0.02  # costs this close are the same: methods matched to a budget miss it by a little
 
 
 def pareto(points: Mapping[Hashable, Point], *, low_x: bool, low_y: bool) -> set[Hashable]:
     """Names of the points that no other is at least as good as in both and better in one.
 
-    low_x, low_y: the smaller value is the better one. Points without a value are on no front; equal ones share it.
+    low_x, low_y: the smaller value is the better one. x within `EQUAL` of each other count as the same. Points without
+    a value are on no front; equal ones share it.
     """
     signs = (-1 if low_x else 1, -1 if low_y else 1)
     known = {
@@ -20,4 +22,7 @@ def pareto(points: Mapping[Hashable, Point], *, low_x: bool, low_y: bool) -> set
 
 
 def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] >= other[0] and one[1] >= other[1]
+    slack = EQUAL * abs(other[0])
+    if one[0] < other[0] - slack or one[1] < other[1]:
+        return False
+    return one[1] > other[1] or one[0] > other[0] + slack

@@ -1,11 +1,12 @@
 // One chart as inline SVG: points with intervals, lines through a method's points, a front, a level across.
-const SIZE = { width: 320, height: 230, left: 46, right: 12, top: 10, bottom: 40 };
+const SIZE = { width: 320, height: 230, left: 50, right: 12, top: 10, bottom: 40 };
 const MARKERS = ["M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z", "M-3.6,-3.6h7.2v7.2h-7.2Z", "M0,-5L4.8,3.8H-4.8Z",
-  "M0,-5L5,0L0,5L-5,0Z", "M0,5L4.8,-3.8H-4.8Z", "M-4.6,-1.6h3v-3h3.2v3h3v3.2h-3v3h-3.2v-3h-3Z"];
+  "M0,-5.5L5.5,0L0,5.5L-5.5,0Z", "M0,5L4.8,-3.8H-4.8Z", "M-4.6,-1.6h3v-3h3.2v3h3v3.2h-3v3h-3.2v-3h-3Z"];
 const COLOURS = 7;
 
 const styles = new Map(); // a method keeps its colour and marker in all charts
 function styleOf(method) {
+  if (method === "stock") return { colour: "cs", path: MARKERS[3] };
   if (!styles.has(method)) {
     const index = styles.size;
     styles.set(method, { colour: `c${index % COLOURS}`, path: MARKERS[(index + Math.floor(index / COLOURS)) % MARKERS.length] });
@@ -15,17 +16,19 @@ function styleOf(method) {
 
 const moved = (x, y) => `translate(${x.toFixed(1)},${y.toFixed(1)})`;
 
-// points: {method, group, x, y, low, high, front, title}; level: {y, low, high} of stock, or null.
-function chart({ points, level = null, xLabel, yLabel, joined = true, front = false, logX = null, label }) {
+// points: {method, group, dash, x, y, low, high, front, title}; level: {y, low, high} of stock, or null. xTicks: on a
+// logarithmic axis. logY: null lets the values decide.
+function chart({ points, level = null, xLabel, yLabel, xTicks = null, logY = false, label }) {
   const { width, height, left, right, top, bottom } = SIZE;
-  const x = scale(points.map((one) => one.x), left + 8, width - right - 8, { zero: true, log: logX });
+  const x = scale(points.map((one) => one.x), left + 8, width - right - 8, { zero: true, log: xTicks ? true : null });
+  if (xTicks) x.ticks = xTicks;
   const heights = points.flatMap((one) => [one.y, one.low, one.high]).filter(isNumber);
-  const y = scale(heights, height - bottom, top, { zero: true });
+  const y = scale(heights, height - bottom, top, { zero: true, log: logY });
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
     axes(x, y, xLabel, yLabel),
     level && stockLevel(level, y),
-    front && frontLine(points.filter((one) => one.front), x, y),
-    joined && joinedLines(points, x, y),
+    frontLine(points.filter((one) => one.front), x, y),
+    joinedLines(points, x, y),
     points.map((one) => point(one, x, y)));
 }
 
@@ -65,7 +68,7 @@ function joinedLines(points, x, y) {
   return [...groupBy(points)].map(([, own]) => {
     const sorted = [...own].sort((a, b) => a.x - b.x);
     const path = sorted.map((one, i) => `${i ? "L" : "M"}${x.at(one.x).toFixed(1)},${y.at(one.y).toFixed(1)}`).join("");
-    return svg("path", { class: `join ${styleOf(own[0].method).colour}`, d: path });
+    return svg("path", { class: `join ${styleOf(own[0].method).colour} ${own[0].dash ?? ""}`, d: path });
   });
 }
 
@@ -78,14 +81,17 @@ function point(one, x, y) {
     svg("circle", { class: "touch", r: 11 }));
 }
 
-function legend(methods, { front, level }) {
+// entries: {method, name, dash}
+function legend(entries, { front, level }) {
   const swatch = (...inside) => svg("svg", { viewBox: "-12 -8 24 16", width: 24, height: 16, "aria-hidden": "true" }, ...inside);
   return el("ul", { class: "legend" },
-    methods.map((method) => el("li", {}, swatch(svg("g", { class: `point ${styleOf(method).colour}` },
-      svg("path", { d: styleOf(method).path }))), method)),
-    level && el("li", {}, swatch(svg("line", { class: "stock", x1: -11, x2: 11, y1: 0, y2: 0 })), "stock, full attention"),
+    entries.map(({ method, name, dash }) => el("li", {}, swatch(
+      dash !== undefined && svg("path", { class: `join ${styleOf(method).colour} ${dash}`, d: "M-12,0H12" }),
+      svg("g", { class: `point ${styleOf(method).colour}` }, svg("path", { d: styleOf(method).path }))), name)),
+    level && el("li", {}, swatch(svg("line", { class: "stock", x1: -11, x2: 11, y1: 0, y2: 0 }),
+      svg("g", { class: "point cs" }, svg("path", { d: styleOf("stock").path }))), "stock, full attention"),
     front && el("li", {}, swatch(svg("path", { class: "front", d: "M-11,0H11" }), svg("circle", { class: "ring", r: 6 })),
-      "Pareto front: no other method is better in both"));
+      "Pareto front of the measured values: no other point is better in both"));
 }
 
 function groupBy(points) {

@@ -3,9 +3,9 @@ function scale(values, from, to, { zero = false, log = null } = {}) {
   let low = Math.min(...values), high = Math.max(...values);
   const logarithmic = log ?? (low > 0 && high / low > 20);
   if (logarithmic) {
-    const pad = (high / low) ** 0.06 || 1.1;
-    low /= pad === 1 ? 1.1 : pad;
-    high *= pad === 1 ? 1.1 : pad;
+    const pad = high > low ? (high / low) ** 0.06 : 1.1;
+    low /= pad;
+    high *= pad;
   } else {
     const pad = (high - low || Math.abs(high) || 1) * 0.08;
     low = zero && low >= 0 && low < 0.4 * high ? 0 : low - pad;
