@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,17 +12,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 import attnpatch
 from attnpatch.bench.machine import machine
-from attnpatch.bench.memory import peak_memory
-from attnpatch.bench.models import default_config, load_config, random_model, shrink
 from attnpatch.bench.result import Column, Progress, Result, silent
+from attnpatch.bench.runs import DTYPES, LENGTHS, Bench, Run, build_model, check, load_config, middle, shape_of
 from attnpatch.bench.timing import Clock, alternate, choose_clock, threads
-from attnpatch.patching.errors import AttnPatchError, unknown_name
 from attnpatch.patching.method import build_method
 from attnpatch.patching.sites import inspect_model
 
-LENGTHS = (2048, 4096, 8192, 16384, 32768)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPES |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["DTYPES", "LENGTHS", "bench_model", "load_config"]
+
 MARGIN = 0.05  # a difference below this is called noise
 CHECK_LENGTH = 2048  # the exactness check builds dense weight matrices: longer prompts would not fit
 
@@ -38,17 +32,6 @@ COLUMNS = [
     Column("peak MiB", "{stock_peak_mib:,.0f} → {patched_peak_mib:,.0f}"),
     Column("backend", "{backend}", left=True),
 ]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One prefill and the decode steps behind it. Memory in MiB over what was in use before the prefill."""
-
-    prefill: float
-    decode: float
-    peak: float | None
-    mean_keys: float | None
-    backend: str | None
 
 
 def bench_model(
@@ -81,17 +64,17 @@ def bench_model(
     Raises AttnPatchError or ValueError for arguments out of range, before anything is built.
     """
     built = build_method((method, method_options or {}))
-    _check(lengths, dtype, repeats, decode_steps)
+    check(lengths, dtype, repeats, decode_steps)
     with threads(threads_used) as in_use:
         timer = choose_clock(clock, device, in_use)
-        model = _model(config, layers, max(lengths) + decode_steps, dtype, device)
+        model = build_model(config, layers, max(lengths) + decode_steps, dtype, device)
         attnpatch.apply(model, built).remove()  # refuse before the long part
         facts = machine(device)
         bench = _Bench(model, built, timer, decode_steps)
         rows = bench.rows(sorted(set(lengths)), repeats, progress)
-        check = max((n for n in lengths if n <= CHECK_LENGTH), default=CHECK_LENGTH)
-        difference = bench.difference(check)
-    shape = _shape(model)
+        checked = max((n for n in lengths if n <= CHECK_LENGTH), default=CHECK_LENGTH)
+        difference = bench.difference(checked)
+    shape = shape_of(model)
     settings = {
         "model": shape,
         "method": {"name": built.name, "config": built.config.model_dump(mode="json")},
@@ -102,17 +85,16 @@ def bench_model(
         "decode_steps": decode_steps,
         "baseline": f"transformers {shape['attention']}",
         "max_logit_difference": difference,
-        "check_length": check,
+        "check_length": checked,
     }
     title = f"{built!r} against transformers' {shape['attention']}, {settings['dtype']}"
     return Result("model", title, settings, COLUMNS, rows, facts, _notes(settings, rows), _draw)
 
 
-class _Bench:
+class _Bench(Bench):
     def __init__(self, model: PreTrainedModel, method: attnpatch.Method, clock: Clock, decode_steps: int) -> None:
-        self.model, self.method, self.clock, self.decode_steps = model, method, clock, decode_steps
-        self.device = model.device
-        self.vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        super().__init__(model, clock, decode_steps)
+        self.method = method
 
     def rows(self, lengths: list[int], repeats: int, progress: Progress) -> list[dict[str, Any]]:
         warmup = 1 if self.device.type == "cuda" else 0  # there every new length may compile and tune
@@ -121,8 +103,8 @@ class _Bench:
         for length in (None, *lengths):  # None: one round at the shortest length, to load libraries and caches
             text = "warming up" if length is None else f"{length:,} tokens"
             step = partial(_step, progress, done, total, text)
-            tokens = self._tokens(length or lengths[0])
-            cases = {"stock": lambda t=tokens: self._run(t, False), "patched": lambda t=tokens: self._run(t, True)}
+            tokens = self.tokens(length or lengths[0])
+            cases = {"stock": partial(self.run, tokens, None), "patched": partial(self.run, tokens, self.method)}
             if length is None:
                 alternate(cases, 0, warmup=1, step=step)
                 continue
@@ -130,37 +112,13 @@ class _Bench:
             rows.append(_row(length, runs["stock"], runs["patched"]))
         return rows
 
-    def _tokens(self, length: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(length)
-        return torch.randint(3, self.vocabulary, (1, length), generator=generator).to(self.device)
-
-    @torch.no_grad()
-    def _run(self, tokens: torch.Tensor, patched: bool) -> Run:
-        with attnpatch.apply(self.model, self.method) if patched else nullcontext() as patch:
-            peak, (prefill, output) = peak_memory(lambda: self._forward(tokens), self.device)
-            report = patch.report() if patched else None
-            cache, last = output.past_key_values, tokens[:, -1:]
-            del output
-            steps = [self._forward(last, past_key_values=cache)[0] for _ in range(self.decode_steps)]
-        backends = sorted(report.backends, key=report.backends.get, reverse=True) if patched else None
-        return Run(
-            prefill,
-            median(steps),
-            peak,
-            report.mean_keys if patched else None,
-            " + ".join(backends) if patched else None,
-        )
-
-    def _forward(self, tokens: torch.Tensor, **extra: Any) -> tuple[float, Any]:
-        return self.clock.time(lambda: self.model(tokens, use_cache=True, logits_to_keep=1, **extra))
-
     @torch.no_grad()
     def difference(self, length: int) -> float | None:
         """Largest logit difference at one prompt between the method's kernel and dense masked attention.
 
         None if the method did not run on a kernel of ours.
         """
-        tokens = self._tokens(length)
+        tokens = self.tokens(length)
         with attnpatch.apply(self.model, self.method) as patch:
             fast = self.model(tokens, use_cache=False, logits_to_keep=1).logits
             if set(patch.report().backends) <= {site.base for site in inspect_model(self.model).sites}:
@@ -174,43 +132,7 @@ def _step(progress: Progress, done: Iterator[int], total: int, text: str) -> Non
     progress(next(done), total, text)
 
 
-def _check(lengths: tuple[int, ...], dtype: str, repeats: int, decode_steps: int) -> None:
-    if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 2 for n in lengths):
-        raise AttnPatchError(f"lengths must be one or more numbers of tokens >= 2, got {lengths!r}.")
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
-    for name, value in (("repeats", repeats), ("decode_steps", decode_steps)):
-        if value < 1:
-            raise AttnPatchError(f"{name} must be at least 1, got {value}.")
-
-
-def _model(
-    config: str | PreTrainedConfig | None, layers: int | None, positions: int, dtype: str, device: str
-) -> PreTrainedModel:
-    if isinstance(config, str):
-        config = load_config(config)
-    return random_model(
-        shrink(config or default_config(), layers=layers, positions=positions), dtype=DTYPES[dtype], device=device
-    )
-
-
-def _shape(model: PreTrainedModel) -> dict[str, Any]:
-    config = model.config.get_text_config(decoder=True)
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    return {
-        "class": type(model).__name__,
-        **{name: getattr(config, name, None) for name in (*names, "head_dim", "vocab_size")},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights": "random, seed 0",
-        "attention": config._attn_implementation,
-    }
-
-
 def _row(length: int, stock: list[Run], patched: list[Run]) -> dict[str, Any]:
-    def middle(runs: list[Run], name: str) -> float | None:
-        values = [value for run in runs if (value := getattr(run, name)) is not None]
-        return median(values) if values else None
-
     times = {case: (middle(runs, "prefill"), middle(runs, "decode")) for case, runs in _both(stock, patched)}
     return {
         "length": length,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from attnpatch.bench.kernels import bench_kernels
 from attnpatch.bench.model import LENGTHS, bench_model
 from attnpatch.bench.overhead import LAYERS, bench_overhead
 from attnpatch.bench.result import Result, check_output, write
+from attnpatch.bench.routing import bench_routing
 from attnpatch.cli.console import (
     JsonFlag,
     command_line,
@@ -22,6 +23,8 @@ from attnpatch.cli.console import (
     user_errors,
 )
 from attnpatch.cli.lists import ListCommand
+from attnpatch.patching.errors import AttnPatchError
+from attnpatch.patching.method import method_class
 
 EXAMPLES = examples(
     "attnpatch bench overhead",
@@ -38,6 +41,7 @@ MODEL_EXAMPLES = examples(
     "attnpatch bench model --lengths 256 --layers 1 --repeats 1",
     "attnpatch bench model --config sandbox:text --method stochastic:window=64",
     "attnpatch bench model --config Qwen/Qwen3-8B --layers 2 --dtype bfloat16",
+    "attnpatch bench model --method flux --omega 0.5 --lengths 256 --repeats 1",
 )
 OVERHEAD_EXAMPLES = examples("attnpatch bench overhead", "attnpatch bench overhead --layers 2 4 --repeats 5")
 
@@ -106,6 +110,15 @@ def model(
         typer.Option(help="Take the shapes of this Hub id, folder or sandbox:text. Default: Qwen3-0.6B's."),
     ] = None,
     method: Annotated[str, typer.Option(help="What to time, such as sliding:window=512.")] = "sliding",
+    omega: Annotated[
+        float | None,
+        typer.Option(
+            help="With --method flux: this share of layers sparse, beside none and all of them.", min=0, max=1
+        ),
+    ] = None,
+    sparse: Annotated[
+        str | None, typer.Option(help="With --omega: the sparse arm, sliding if not given.", show_default=False)
+    ] = None,
     lengths: Lengths = LENGTHS,
     layers: Annotated[int, typer.Option(help="Decoder layers to build; 0: all of the config's.", min=0)] = 2,
     dtype: Dtype = "float32",
@@ -120,17 +133,17 @@ def model(
     """Time prefill and decode of a whole model with random weights, stock against patched.
 
     With the defaults this takes about 15 minutes on one core, most of it for stock attention at 32,768 tokens.
-    """
-    from attnpatch.evaluation.methods import parse_method
 
-    spec = parse_method(method)
+    --method flux --omega 0.5 compares the time of a model with that share of sparse layers with what the times of no
+    and of all sparse layers predict, and times the router of a layer; flux:local=1024 sets the arm's options.
+    """
+    timed, named = _timed(method, omega, sparse)
 
     def measure(progress: Callable[[int, int, str], None]) -> Result:
-        return bench_model(
+        return timed(
             config,
+            **named,
             lengths=tuple(lengths),
-            method=spec.name,
-            method_options=spec.options,
             layers=layers or None,
             dtype=dtype,
             device=device,
@@ -141,6 +154,22 @@ def model(
         )
 
     _run(measure, context, output_dir, plot, json)
+
+
+def _timed(method: str, omega: float | None, sparse: str | None) -> tuple[Callable[..., Result], dict[str, Any]]:
+    """The benchmark that is meant, and what it is told about the method."""
+    from attnpatch.evaluation.methods import from_text, parse_method
+
+    if omega is None:
+        if sparse is not None:
+            raise AttnPatchError(f"--sparse {sparse} goes with --omega; write for example --method flux --omega 0.5.")
+        spec = parse_method(method)
+        return bench_model, {"method": spec.name, "method_options": spec.options}
+    name, options = from_text(method)
+    if method_class(name) is not method_class("flux"):
+        raise AttnPatchError(f"--omega is the share of sparse layers of flux, not of {name}; write --method flux.")
+    options |= {} if sparse is None else {"sparse": sparse}
+    return bench_routing, {"omega": omega, "method_options": options}
 
 
 @app.command("overhead", cls=ListCommand, epilog=OVERHEAD_EXAMPLES)

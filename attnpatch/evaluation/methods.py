@@ -68,7 +68,7 @@ def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = F
     if isinstance(given, MethodSpec):
         return given
     if isinstance(given, str):
-        name, options = _from_text(given)
+        name, options = from_text(given)
     elif isinstance(given, Method):
         name, options = given.name, given.config.model_dump(mode="json")
     elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
@@ -99,7 +99,12 @@ def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = F
     return spec
 
 
-def _from_text(text: str) -> tuple[str, dict[str, Any]]:
+def from_text(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of `sliding:window=256,sink=4`, not yet checked.
+
+    Raises:
+        UsageError: an option without a value.
+    """
     import yaml
 
     name, _, rest = text.strip().partition(":")
