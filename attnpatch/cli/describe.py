@@ -59,10 +59,11 @@ def options(method: type[Method]) -> list[dict[str, Any]]:
 
 
 def examples(method: type[Method]) -> dict[str, str]:
-    """One line of Python, and lines of shell, that use this method as it is by default."""
-    chosen = [option for option in options(method) if option["default"] is not None][:EXAMPLE_OPTIONS]
-    python = "".join(f", {option['name']}={option['default']!r}" for option in chosen)
-    shell = ",".join(f"{option['name']}={as_text(option['default'])}" for option in chosen)
+    """One line of Python, and lines of shell, that use this method as it is by default, or as it names for examples."""
+    defaults = {option["name"]: option["default"] for option in options(method) if option["default"] is not None}
+    chosen = method.example_options or dict(list(defaults.items())[:EXAMPLE_OPTIONS])
+    python = "".join(f", {name}={value!r}" for name, value in chosen.items())
+    shell = ",".join(f"{name}={as_text(value)}" for name, value in chosen.items())
     spec = f"{method.name}:{shell}" if shell else method.name
     return {
         "python": f'patch = attnpatch.apply(model, "{method.name}"{python})',

@@ -43,6 +43,7 @@ class Method:
     neutral: ClassVar[str] = ""  # the setting at which the patched model equals the stock one
     limits: ClassVar[str] = ""  # what it does not do
     neutral_options: ClassVar[dict[str, Any]] = {}  # that setting, for any prompt a test would use
+    example_options: ClassVar[dict[str, Any]] = {}  # for help pages, where the defaults alone are no example
     small_options: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # settings that act on a prompt of a dozen tokens
     depends_on_length: ClassVar[bool] = False  # appending tokens changes what earlier tokens see
     replaces_keys: ClassVar[bool] = False  # it decides which keys a query sees; one such method per site

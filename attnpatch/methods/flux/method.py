@@ -38,6 +38,7 @@ class Flux(Method):
     neutral = "plan='full', or local >= number of tokens with the sliding arm"
     limits = "the router reads the whole prompt at once, so prefill in chunks is refused; evict works by whole batches"
     neutral_options = {"plan": "full"}
+    example_options = {"plan": "random:0.5"}
     small_options = (
         {"plan": "sparse", "local": 4, "sink": 1},
         {"plan": "random:0.5", "local": 3, "sink": 2, "decode": "dense"},
