@@ -146,7 +146,7 @@ def test_list(kind, word):
     assert word in done.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["report"], ["compare"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["report"], ["compare"], ["majority"]])
 def test_help_has_examples(command):
     done = call(*command, "--help")
     assert done.exit_code == 0

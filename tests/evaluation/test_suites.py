@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.suites import checked, load_suite, make_suite, suite_names
+from attnpatch.methods.flux import plans
 
 
 def test_shipped_suites_are_valid():
@@ -68,3 +71,19 @@ def test_unknown_suite(tmp_path):
 
 def test_missing_values_take_defaults():
     assert make_suite(methods=["stock"], tasks=["needle"], lengths=[64], limit=None).limit == 32
+
+
+def test_flux_compares_at_whole_layers():
+    suite = checked(load_suite("flux"))
+    specs = {spec.label: spec for spec in suite.method_specs()}
+    arms = [spec.config(length=512) for spec in specs.values() if spec.name == "flux"]
+    assert {(config["sink"], config["local"]) for config in arms} == {(4, 32)}
+    for kind in ("random", "entropy", "calibrate"):
+        for sixths in (5, 4):
+            config = specs[f"{kind} {sixths}/6"].config(length=512)
+            assert plans.check(config["plan"]) == config["plan"]
+            sites = [SimpleNamespace(layer=layer) for layer in range(6)]
+            gates = plans.resolve(config["plan"], sites, seed=0, scores=lambda kind: [0.0] * 6)
+            assert list(gates.values()).count(False) == sixths
+    assert [label for label, spec in specs.items() if spec.stochastic] == ["random 5/6", "random 4/6"]
+    assert specs["router"].options["router"] == "sandbox:flux"

@@ -87,7 +87,8 @@ class Task:
         chance: accuracy of guessing among the plausible answers, None where that has no meaning.
         build: `(length, count, seed) -> list[Document]`; each document has exactly `length` tokens. Raises ValueError
             for a length that does not work.
-        mode: "prefill" (the whole document in one forward) or "decode" (the context is prefilled, everything from
+        mode: "prefill" (the whole document in one forward; methods that read the prompt before they decide get its
+            context as that prompt) or "decode" (the context is prefilled, everything from
             two tokens before the first answer is fed token by token over the cache) or "generate" (the documents
             are prompts that the model continues).
         scorer: `(model, documents, batch_size, advance) -> Outcome` of tasks that are scored in a way of their own,
