@@ -24,7 +24,7 @@ def page_data(results: Results, folder: Path | None = None) -> dict[str, Any]:
     documents = Documents(results, folder, keys, columns).to_dict()
     shown, filled = lines.columns(results), lines.lines(results)
     before = len(shown)
-    lines.add_mean(shown, filled)
+    lines.add_means(shown, filled)
     for panel in documents["scores"]:
         panel["column"] += len(shown) - before
     lines.mark_fronts(shown, filled)

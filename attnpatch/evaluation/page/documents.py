@@ -35,17 +35,15 @@ class Documents:
         self.scores: list[dict[str, Any]] = []
         self.answers: list[dict[str, Any]] = []
         self.left_out = 0
-        self.text: str | None = None
         self._store = CellStore(folder) if folder is not None else None
         self._room, self._letters, self._missing, self._cut = MOST_SCORES, MOST_TEXT, 0, False
-        for (task, length), lines in _by_task(results, keys).items():
+        asked = _by_task(results, keys)
+        for (task, length), lines in asked.items():
             for index, (name, metric) in enumerate(columns):
                 if name == task:
                     self._add_scores(index, metric, length, lines)
             self._add_answers(task, length, lines)
-        self.text = self._why(
-            sum(len(seeds) for lines in _by_task(results, keys).values() for seeds in lines.values())
-        )
+        self.text = self._why(sum(len(seeds) for lines in asked.values() for seeds in lines.values()))
 
     def to_dict(self) -> dict[str, Any]:
         return {"scores": self.scores, "answers": self.answers, "left_out": self.left_out, "text": self.text}
@@ -108,8 +106,8 @@ def _by_task(results: Results, keys: list[Key]) -> dict[tuple[str, int | None], 
     index = {key: i for i, key in enumerate(keys)}
     found: dict[tuple[str, int | None], dict[int, list[Cell]]] = {}
     for cell in results.cells:
-        if cell["status"] == OK:
-            line = index[cell["method"]["label"], cell["budget"]["target"], cell["length"]]
+        line = index.get((cell["method"]["label"], cell["budget"]["target"], cell["length"]))
+        if cell["status"] == OK and line is not None:
             found.setdefault((cell["task"]["name"], cell["length"]), {}).setdefault(line, []).append(cell)
     return {asked: _alike(lines) for asked, lines in found.items()}
 

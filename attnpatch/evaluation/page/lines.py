@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnpatch.evaluation.cells import OK
 from attnpatch.evaluation.headline import DETAIL_ONLY, groups, task_name
 from attnpatch.evaluation.page.front import pareto
+from attnpatch.evaluation.ruler.specs import RULER_TASKS
 from attnpatch.evaluation.sizes import resolve_size
 from attnpatch.evaluation.summary import Row, by_length
 from attnpatch.evaluation.task_metrics import lower_is_better, metric_of
@@ -73,6 +74,7 @@ def lines(results: Results) -> list[dict[str, Any]]:
     for row in results.rows:
         by_line.setdefault((row.method, row.budget, row.length), {})[row.task, row.metric] = row
     shown = column_keys(results.rows)
+    stock = {cell["method"]["label"] for cell in results.cells if cell["method"]["name"] == "stock"}
     budgets = results.run.get("suite", {}).get("budgets") or []
     found = []
     for key in line_keys(results.rows):
@@ -84,10 +86,11 @@ def lines(results: Results) -> list[dict[str, Any]]:
                 "method": method,
                 "budget": budget,
                 "length": length,
+                "stock": method in stock,
                 "series": _series(method, budget, length, budgets),
                 "keys": _median(row.mean_keys for row in own.values()),
                 "decode_keys": _median(row.decode_mean_keys for row in own.values()),
-                "omega": _mean(getattr(row, "omega", None) for row in own.values()),
+                "omega": _mean(row.omega for row in own.values()),
                 **_speed(results.run.get("speed") or [], key, list(own.values())),
                 "memory": max((row.peak_memory for row in own.values() if row.peak_memory), default=None),
                 "scores": [_score(own.get(column)) for column in shown],
@@ -96,31 +99,40 @@ def lines(results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def add_mean(columns: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
-    """Put the plain mean of all accuracies in front, if every line has at least two.
+def add_means(columns: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
+    """Put plain means in front: of RULER's tasks, and of all other accuracies, if every line has at least two.
 
     Tasks that feed the question token by token stay out: their questions see other keys than the budget says.
     """
-    counted = [
+    ruler = [index for index, column in enumerate(columns) if column["task"] in RULER_TASKS]
+    name = "RULER" if len(ruler) == len(RULER_TASKS) else f"mean of {len(ruler)} RULER"
+    _add_mean(columns, lines, name, ruler)
+    apart = {name, *RULER_TASKS}
+    others = [
         index
         for index, column in enumerate(columns)
-        if column["metric"] == "accuracy" and not column["task"].endswith(DECODE)
+        if column["metric"] == "accuracy" and column["task"] not in apart and not column["task"].endswith(DECODE)
     ]
+    _add_mean(columns, lines, f"mean of {len(others)}", others)
+
+
+def _add_mean(columns: list[dict[str, Any]], lines: list[dict[str, Any]], title: str, counted: list[int]) -> None:
     if len(counted) < 2 or any(line["scores"][index] is None for line in lines for index in counted):
         return
     names = ", ".join(columns[index]["task"] for index in counted)
+    metric = columns[counted[0]]["metric"]
     for line in lines:
         parts = [line["scores"][index] for index in counted]
         line["scores"].insert(0, {"value": fmean(one["value"] for one in parts), "keys": line["keys"]})
     columns.insert(
         0,
         {
-            "task": "mean",
-            "metric": "accuracy",
-            "title": f"mean of {len(counted)}",
+            "task": title,
+            "metric": "accuracy" if metric == "accuracy" else "score",
+            "title": title,
             "lower": False,
             "chance": None,
-            "about": f"plain mean of the accuracies of {names}; no interval",
+            "about": f"plain mean over {names}; no interval",
             "detail": False,
         },
     )
@@ -145,9 +157,8 @@ def _cost(line: dict[str, Any], index: int, cost: str) -> float | None:
 def _score(row: Row | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    omega = getattr(row, "omega", None)
     found = {name: getattr(row, name) for name in KEPT} | {"keys": row.mean_keys, "star": row.significant}
-    found |= {"small": row.small, "omega": omega}
+    found |= {"small": row.small, "omega": row.omega}
     return {name: value for name, value in found.items() if value is not None and value is not False}
 
 

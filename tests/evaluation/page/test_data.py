@@ -59,6 +59,32 @@ def test_no_mean_of_different_tasks():
     assert [column["title"] for column in page_data(results)["columns"]] == ["needle", "copy", "story ppl"]
 
 
+def test_rulers_tasks_have_a_mean_of_their_own():
+    results = made_up(needle="ruler_niah_single_1")
+    for one in results.cells:
+        if one["task"]["name"] == "copy":
+            one["task"] = one["task"] | {"name": "ruler_vt"}
+    data = page_data(results)
+    assert next(column["title"] for column in data["columns"]) == "mean of 2 RULER"  # RULER has 13
+    panels = {data["columns"][one["column"]]["task"] for one in data["documents"]["scores"]}
+    assert panels == {"ruler_niah_single_1", "ruler_vt", "story"}
+
+
+def test_stock_by_another_label():
+    results = made_up()
+    for one in results.cells:
+        if one["method"]["name"] == "stock":
+            one["method"] = one["method"] | {"label": "full"}
+    found = {one["method"]: one["stock"] for one in page_data(results)["lines"]}
+    assert found == {"full": True, "good": False, "bad": False}
+
+
+def test_cells_without_metrics_have_no_line():
+    results = made_up()
+    results.cells.append(cell("silent", None, "bypass", 64, [], keys=3.0, metrics={}, scores={}))
+    assert "silent" not in {one["method"] for one in page_data(results)["lines"]}
+
+
 def test_fronts(data):
     on = {name: score(data, name, "needle").get("front", []) for name in ("stock", "good @8", "bad @8", "good @16")}
     assert on == {"stock": ["keys", "prefill"], "good @8": ["keys"], "bad @8": [], "good @16": ["keys"]}

@@ -1,6 +1,7 @@
 // What is shown: one length, budget and task, or all of them.
 const data = JSON.parse($("data").textContent);
-const stock = (line) => line.budget === null && line.method === "stock";
+const stock = (line) => line.stock;
+const stockNames = new Set(data.lines.filter(stock).map((line) => line.method));
 const methods = [...new Set(data.lines.map((line) => line.method))];
 const lengths = [...new Set(data.lines.map((line) => line.length))];
 

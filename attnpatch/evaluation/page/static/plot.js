@@ -6,7 +6,7 @@ const COLOURS = 7;
 
 const styles = new Map(); // a method keeps its colour and marker in all charts
 function styleOf(method) {
-  if (method === "stock") return { colour: "cs", path: MARKERS[3] };
+  if (stockNames.has(method)) return { colour: "cs", path: MARKERS[3] };
   if (!styles.has(method)) {
     const index = styles.size;
     styles.set(method, { colour: `c${index % COLOURS}`, path: MARKERS[(index + Math.floor(index / COLOURS)) % MARKERS.length] });
@@ -89,7 +89,7 @@ function legend(entries, { front, level }) {
       dash !== undefined && svg("path", { class: `join ${styleOf(method).colour} ${dash}`, d: "M-12,0H12" }),
       svg("g", { class: `point ${styleOf(method).colour}` }, svg("path", { d: styleOf(method).path }))), name)),
     level && el("li", {}, swatch(svg("line", { class: "stock", x1: -11, x2: 11, y1: 0, y2: 0 }),
-      svg("g", { class: "point cs" }, svg("path", { d: styleOf("stock").path }))), "stock, full attention"),
+      svg("g", { class: "point cs" }, svg("path", { d: MARKERS[3] }))), "stock, full attention"),
     front && el("li", {}, swatch(svg("path", { class: "front", d: "M-11,0H11" }), svg("circle", { class: "ring", r: 6 })),
       "Pareto front of the measured values: no other point is better in both"));
 }
