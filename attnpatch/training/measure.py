@@ -148,7 +148,7 @@ def _row(cell: dict[str, Any]) -> Row:
         "mean_keys": cell["budget"]["mean_keys"],
         "status": cell["status"],
         "reason": cell["reason"],
-        "routes": {site["layer"]: site["routes"] for site in report.get("sites", ()) if site["routes"]},
+        "routes": {str(site["layer"]): site["routes"] for site in report.get("sites", ()) if site["routes"]},
         "config": {key: value for key, value in (cell["method"]["config"] or {}).items() if key not in PATHS},
     }
 

@@ -38,7 +38,7 @@ def router_card(recipe: Recipe, folder: Path, table: list[dict[str, Any]] | None
 
 def adapter_card(recipe: Recipe, folder: Path, table: list[dict[str, Any]] | None, name: str | None) -> str:
     """README.md of a trained adapter: an ordinary peft adapter."""
-    options = ", ".join(f"{key}={value!r}" for key, value in recipe.method.options.items())
+    options = ", ".join(f"{key}={value!r}" for key, value in _options(recipe).items())
     use = (
         "from peft import PeftModel\n\n"
         'model = PeftModel.from_pretrained(model, "FOLDER_OR_HUB_ID")  # attnpatch is not needed for this\n\n'
@@ -51,10 +51,24 @@ def adapter_card(recipe: Recipe, folder: Path, table: list[dict[str, Any]] | Non
     return _card(recipe, name, text, table, tags=["attnpatch", recipe.method.name], library="peft")
 
 
-def public_name(model: str) -> str:
-    """The model's name without the folders of this machine."""
-    path = Path(model).expanduser()
-    return path.name if path.exists() else model
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """All settings, as YAML types from which `make_recipe` makes the same recipe."""
+    values = recipe.model_dump(mode="json")
+    # A source takes no key of another kind of source, not even its default.
+    values["data"]["sources"] = [one.model_dump(mode="json", exclude_unset=True) for one in recipe.data.sources]
+    return values
+
+
+def public_name(name: str) -> str:
+    """A file or folder without the folders of this machine; anything else as it is."""
+    path = Path(name).expanduser()
+    return path.name if path.exists() else name
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    return {
+        key: public_name(value) if isinstance(value, str) else value for key, value in recipe.method.options.items()
+    }
 
 
 def _card(recipe: Recipe, name: str | None, text: str, table, *, tags: list[str], library: str) -> str:
@@ -64,7 +78,9 @@ def _card(recipe: Recipe, name: str | None, text: str, table, *, tags: list[str]
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("torch", "transformers"))
     made = f"`attnpatch train {name}`, {versions}." if name else f"{versions}."
     measured = f"## Measured\n\nScore (share of sparse layers) by task.\n\n{as_markdown(table)}\n\n" if table else ""
-    shown = {**recipe.model_dump(mode="json", exclude_none=True, exclude={"training": {"output_dir"}}), "model": model}
+    shown = {**values_of(recipe), "model": model}
+    shown["method"]["options"] = _options(recipe)
+    del shown["training"]["output_dir"]
     for source in shown["data"]["sources"]:
         if "files" in source:
             files = source["files"]

@@ -62,6 +62,7 @@ def train(
     accelerator = _accelerator(recipe)
     from attnpatch.training.checkpoints import Checkpoints
     from attnpatch.training.mixture import Mixture
+    from attnpatch.training.model_card import values_of
     from attnpatch.training.run import Run, require_even_share
 
     folder, main = Path(recipe.training.output_dir), accelerator.is_main_process
@@ -77,7 +78,7 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         if restart:
             run.checkpoints.clear()
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(values_of(recipe), sort_keys=False))
     accelerator.wait_for_everyone()
     run.resume()
     if recipe.training.report_to != "none":
