@@ -59,7 +59,7 @@ def options(method: type[Method]) -> list[dict[str, Any]]:
 
 
 def examples(method: type[Method]) -> dict[str, str]:
-    """One line of Python, and lines of shell, that use this method as it is by default, or as it names for examples."""
+    """One line of Python, and lines of shell, that use this method by its defaults, or by its example options."""
     defaults = {option["name"]: option["default"] for option in options(method) if option["default"] is not None}
     chosen = method.example_options or dict(list(defaults.items())[:EXAMPLE_OPTIONS])
     python = "".join(f", {name}={value!r}" for name, value in chosen.items())
