@@ -123,7 +123,7 @@ def _folder(location: str) -> Path:
             raise AttnPatchError(f"{location!r} does not ship with attnpatch.{near} Allowed: {_shipped_names()}.")
         return _SHIPPED / name
     folder = Path(location).expanduser()
-    if folder.is_dir():
+    if location and folder.is_dir():
         return folder
     if folder.exists() or not location or location.startswith((".", "/", "~")) or location.count("/") != 1:
         raise AttnPatchError(
