@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import select
@@ -26,6 +25,8 @@ class Browser:
     """
 
     def __init__(self, profile: Path) -> None:
+        import fcntl  # here, so that the tests without a browser run where there is no such module
+
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._last, self._buffer = 0, b""

@@ -11,5 +11,9 @@ from tests.evaluation.page.browser import CHROMIUM, Browser
 def browser(tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+    try:
+        opened = Browser(tmp_path_factory.mktemp("profile"))
+    except (OSError, RuntimeError, TimeoutError) as error:
+        pytest.skip(f"{CHROMIUM} does not start: {error}")
+    with opened:
         yield opened

@@ -193,6 +193,11 @@ def test_documents_of_their_own_length_and_metrics_nobody_knows():
 
 def test_facts(data):
     facts = dict(data["facts"])
+    assert "dtype" in facts
+    assert not {"device", "data seed", "machine", "peak memory"} & set(facts)  # unknown here
+    results = made_up()
+    results.run["suite"]["data_seed"] = 0
+    assert dict(page_data(results)["facts"])["data seed"] == "0"
     assert facts["revision"] == "abc123"
     assert facts["seeds"] == "0, 1"
     assert "bit for bit" in facts["removal"]
