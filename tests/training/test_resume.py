@@ -161,7 +161,7 @@ def test_interrupted_within_a_step(model, whole, tmp_path, monkeypatch):
             optimizers, schedules = honest(self)
 
             def stop(*_):
-                if self.step == 2:
+                if self.step == 3:
                     raise KeyboardInterrupt
 
             optimizers[0].register_step_post_hook(stop)
@@ -169,7 +169,7 @@ def test_interrupted_within_a_step(model, whole, tmp_path, monkeypatch):
 
         patches.setattr(Run, "_optimizers", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(given(model, tmp_path, save_steps=1))
-    assert steps_in(tmp_path) == [1, 2]
+            run(given(model, tmp_path, save_steps=2))
+    assert steps_in(tmp_path) == [2]
     run(given(model, tmp_path))
     assert same(state_of(tmp_path, 4), state_of(whole, 4))
