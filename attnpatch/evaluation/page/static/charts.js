@@ -2,7 +2,7 @@
 const MOST_CHARTS = 12;
 
 function panelsOf(view) {
-  return lengths.flatMap((length) => view.columns.map((column) => ({
+  return view.columns.flatMap((column) => lengths.map((length) => ({
     column, length, lines: view.lines.map((i) => data.lines[i]).filter((line) => line.length === length && line.scores[column]),
   }))).filter((panel) => panel.lines.length);
 }

@@ -34,4 +34,7 @@ function scrolling(label, ...children) {
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, ...children);
 }
 
+// A long name may break behind its underscores.
+const breaking = (name) => name.split("_").flatMap((part, i) => (i ? ["_", el("wbr"), part] : [part]));
+
 const empty = (text) => el("p", { class: "empty" }, text);

@@ -75,7 +75,7 @@ function header(column, redraw) {
     document.querySelector(`[data-sort="${CSS.escape(column.key)}"]`)?.focus(); // the old button is gone
   };
   return el("th", { scope: "col", "aria-sort": state, title: column.about },
-    el("button", { type: "button", "data-sort": column.key, onclick: click }, column.title,
+    el("button", { type: "button", "data-sort": column.key, onclick: click }, breaking(column.title),
       el("span", { class: "arrow", "aria-hidden": "true" }, active ? (sorting.descending ? " ▾" : " ▴") : "")));
 }
 
