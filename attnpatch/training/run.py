@@ -128,7 +128,8 @@ class Run:
     def _advance(self) -> dict[str, Any]:
         start, recipe, accelerator = time.perf_counter(), self.recipe, self.accelerator
         packs = self.mixture.packs(self.step)
-        shares = shares_of(packs, self.step)
+        # Routers learn from their targets too, so a step of samples without answers is no mistake for them.
+        shares = shares_of(packs, self.step, may_be_empty=self.trainee.routers is not None)
         rank, world = accelerator.process_index, accelerator.num_processes
         mine = list(zip(packs, shares, strict=True))[rank::world]
         found = [self._backward(pack, share, final=pack is mine[-1][0]) for pack, share in mine]

@@ -35,9 +35,9 @@ class Share:
     weight: float
 
 
-def shares_of(packs: list[Pack], step: int) -> list[Share]:
-    """One `Share` per pack."""
-    weight = sum(sum(labels_of(pack)[1]) for pack in packs)
+def shares_of(packs: list[Pack], step: int, *, may_be_empty: bool = False) -> list[Share]:
+    """One `Share` per pack. Raises TrainingError where no token is trained on, unless something else is learned."""
+    weight = sum(sum(labels_of(pack)[1]) for pack in packs) or float(may_be_empty)
     if not weight:
         raise TrainingError(f"step {step} has no token to train on: all label weights are 0. Use loss_on: all.")
     shares, first = [], 0
