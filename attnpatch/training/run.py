@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from accelerate.utils import gather_object
 from transformers import get_scheduler
 
 from attnpatch.training.checkpoints import Checkpoints
@@ -133,7 +132,7 @@ class Run:
         rank, world = accelerator.process_index, accelerator.num_processes
         mine = list(zip(packs, shares, strict=True))[rank::world]
         found = [self._backward(pack, share, final=pack is mine[-1][0]) for pack, share in mine]
-        everyone = sorted(gather_object(found), key=lambda one: one["first"])
+        everyone = sorted(_gathered(found), key=lambda one: one["first"])
         self._require_finite_loss(everyone)
         parameters = [p for group in self.optimizers[0].param_groups for p in group["params"]]
         norm = float(accelerator.clip_grad_norm_(parameters, recipe.training.max_grad_norm))
@@ -199,3 +198,10 @@ class Run:
                 "temperature": round(temperature(settings, self.step - 1, self.recipe.training.max_steps), 4),
             }
         return entry
+
+
+def _gathered(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What all processes found; here and not above, because accelerate comes with an extra."""
+    from accelerate.utils import gather_object
+
+    return gather_object(found)
