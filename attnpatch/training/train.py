@@ -86,8 +86,11 @@ def train(
     try:
         last = run.train(progress=progress, stop_after=steps)
         accelerator.wait_for_everyone()
-    finally:
-        accelerator.end_training()  # the other processes are done; nobody waits for the measuring
+    except BaseException:
+        if accelerator.num_processes == 1:  # the others may be waiting for this one, which is for the launcher to end
+            accelerator.end_training()
+        raise
+    accelerator.end_training()  # the other processes are done; nobody waits for the measuring
     finished, table = run.step >= recipe.training.max_steps, None
     if finished and main:
         table = _finish(run, tokenizer, progress=progress, evaluate=evaluate, name=name)
