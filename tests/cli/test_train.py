@@ -37,8 +37,9 @@ def test_check(attnpatch, recipe, tmp_path, monkeypatch):
 
 
 def test_check_shows_what_was_set(attnpatch):
-    result = attnpatch("train", "flux/sandbox", "--check", "--set", "training.max_steps=7", "--set", "lora={}")
-    assert "7 of 1 x 2,048 tokens" in result.stdout
+    given = ("training.max_steps=7", "data.packs_per_step=3", "data.pack_tokens=4096", "lora={}")
+    result = attnpatch("train", "flux/sandbox", "--check", *(word for value in given for word in ("--set", value)))
+    assert "7 of 3 x 4,096 tokens" in result.stdout
     assert "router and lora" in result.stdout
 
 

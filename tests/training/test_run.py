@@ -163,6 +163,7 @@ def test_trackers_that_are_not_installed(tmp_path, tracker, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*no supported trackers")
 def test_trackers_get_flat_settings_and_numbers(model, tmp_path, monkeypatch):
     from accelerate import Accelerator
 
