@@ -29,6 +29,17 @@ def test_rows_that_go_different_ways_equal_each_alone(family, side):
             assert close(together[row, mask[row].bool()], alone)
 
 
+def test_every_row_comes_back_to_its_place():
+    options, one, two = mixed()
+    model = zoo.build("llama")
+    with attnpatch.apply(model, "flux", **options):
+        for rows in ((one, one, two), (two, two, one), (one, two, two, one, two)):
+            inputs = batch(*rows)
+            together = logits(model, **inputs, position_ids=positions(inputs["attention_mask"]))
+            for row, ids in enumerate(rows):
+                assert close(together[row, -ids.shape[1] :], logits(model, input_ids=ids)[0])
+
+
 @pytest.mark.parametrize("sparse", ["sliding", "triangle", "stochastic", "xattention"])
 @pytest.mark.parametrize("decode", ["sparse", "dense"])
 def test_mixed_batches_generate_what_each_prompt_does(sparse, decode):

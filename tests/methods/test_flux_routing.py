@@ -137,7 +137,9 @@ def test_a_ready_made_mask_does_not_say_where_the_prompt_is():
     model, ids = zoo.build("llama"), prompt()["input_ids"]
     mask = torch.ones(12, 12, dtype=torch.bool).tril()[None, None]
     refusal = pytest.raises(UnsupportedCallError, match="2-D attention_mask")
-    with attnpatch.apply(model, "flux", router="untrained", **WINDOW), torch.no_grad(), refusal:
+    with attnpatch.apply(model, "flux", router="untrained", **WINDOW) as patch, torch.no_grad(), refusal:
+        for router in patch.methods[0].routers.layers.values():
+            router.head[-1].bias[FULL] = 1e3  # full, so no arm would refuse
         model(ids, attention_mask=mask)
     stock = logits(model, input_ids=ids, attention_mask=mask)
     with attnpatch.apply(model, "flux", plan="full"):
