@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 
 from attnpatch.cli.console import examples
-from attnpatch.cli.lists import ListCommand, parse_json, parts
+from attnpatch.cli.lists import ListCommand
+from attnpatch.cli.requested import requested
 from attnpatch.patching.errors import AttnPatchError
 
 DEFAULT_OUTPUT = Path("attnpatch-results")
@@ -172,35 +173,13 @@ def run(
     Exit codes: 0 something was measured; 1 nothing was, or the model did not come back bit for bit, or --strict and a
     cell is not ok; 2 wrong use; 130 interrupted, and the same command goes on from there.
     """
+    given = dict(locals())
     with _exit_codes():
         from attnpatch.evaluation.evaluate import prepare
-        from attnpatch.evaluation.loading import CheckpointSource, ModelRequest
-        from attnpatch.evaluation.suites import checked, load_suite
-        from attnpatch.evaluation.tasks.options import TaskOptions
+        from attnpatch.evaluation.loading import CheckpointSource
 
-        values = load_suite(suite or "default")
-        if methods and suite is None and not budgets:
-            values.pop("budgets", None)
-        given = {
-            "model": model, "methods": methods, "budgets": budgets, "tasks": parts(tasks), "lengths": lengths,
-            "limit": limit, "seeds": seeds, "batch_size": batch_size, "data_seed": data_seed,
-            "speed_rounds": speed_rounds, "depths": depths,
-            "generation_batch_size": generation_batch_size, "chat_template": chat_template or None,
-        }  # fmt: skip
-        values |= {key: value for key, value in given.items() if value not in (None, [])}
-        foreign = {
-            "include_path": include_path, "num_fewshot": num_fewshot, "system_instruction": system_instruction,
-            "gen_kwargs": gen_kwargs, "metadata": parse_json("--metadata", metadata), "loglikelihood": loglikelihood,
-        }  # fmt: skip
-        foreign = {key: value for key, value in foreign.items() if value not in (None, [])}
-        if foreign:
-            values["lm_eval"] = {**(values.get("lm_eval") or {}), **foreign}
-        if limit is not None and not tasks:  # a limit on the command line is meant for every task
-            values["tasks"] = [one if isinstance(one, str) else one["name"] for one in values.get("tasks", [])]
-        plan = checked(values)
-        request = ModelRequest(plan.model, revision, dtype, device_map, attn_implementation, trust_remote_code)
-        files = TaskOptions(text_file, haystack, squad, hotpot, word_list)
-        prepared = prepare(plan, CheckpointSource(request), output_path, files)
+        asked = requested(given)
+        prepared = prepare(asked.suite, CheckpointSource(asked.model), output_path, asked.files)
         if dry_run:
             _show_plan(prepared)
             raise typer.Exit(0)
