@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 
 from attnpatch.kernels import Window
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.method import Config, Method, register
+from attnpatch.patching.parts import joined_queries, joined_rows
 
 
 class TriangleConfig(Config):
@@ -53,10 +53,9 @@ class Triangle(Method):
             groups.setdefault(self._prompt_stop(call, row), []).append(row)
         if len(groups) == 1:
             return self._attend(call, next(iter(groups)), window, inner)
-        parts = [self._attend(call.of_rows(rows), stop, window, inner) for stop, rows in groups.items()]
-        back = torch.tensor([row for rows in groups.values() for row in rows], device=call.query.device).argsort()
-        weights = None if parts[0][1] is None else torch.cat([weights for _, weights in parts])[back]
-        return torch.cat([output for output, _ in parts])[back], weights
+        return joined_rows(
+            [(rows, self._attend(call.of_rows(rows), stop, window, inner)) for stop, rows in groups.items()]
+        )
 
     def _attend(self, call, stop: int, window: Window, inner):
         """Rows whose prompt ends at `stop`: a window, then all keys, then what generated tokens see."""
@@ -70,9 +69,7 @@ class Triangle(Method):
         ]
         if all(rule == call.own_rule for rule, _ in segments):
             return inner(call)
-        parts = [call.attend(rule, rows=rows) for rule, rows in segments]
-        weights = None if parts[0][1] is None else torch.cat([weights for _, weights in parts], dim=2)
-        return torch.cat([output for output, _ in parts], dim=1), weights
+        return joined_queries([call.attend(rule, rows=rows) for rule, rows in segments])
 
     def _prompt_stop(self, call, row: int) -> int:
         """Absolute index behind the last prompt token of a batch row.

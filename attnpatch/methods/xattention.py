@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field, model_validator
 
 from attnpatch.kernels import Blocks, Causal, block_mass, choose_blocks
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.method import Config, Method, register
+from attnpatch.patching.parts import joined_rows
 
 CHUNK = 2048
 
@@ -78,9 +78,7 @@ class XAttention(Method):
         done = [part.attend_by_phase(rule, None, inner) for part, rule in zip(parts, rules, strict=True)]
         if call.stats is not None:
             call.stats.pairs_and_queries(decode=False)  # counted now, or every call's lists would wait for a report
-        weights = [weights for _, weights in done]
-        weights = None if any(one is None for one in weights) else torch.cat(weights)
-        return torch.cat([output for output, _ in done]), weights
+        return joined_rows([([row], attended) for row, attended in enumerate(done)])
 
     def rule(self, call, row: int, start: int, stop: int) -> Blocks | Causal:
         """What the prompt's queries of this call see in one batch row; start..stop-1 are its prompt tokens so far.

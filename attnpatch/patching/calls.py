@@ -207,6 +207,9 @@ class Call:
         """
         if self.forward.held:
             self._require_all_keys()
+        first, last = rows[0], rows[-1] + 1
+        if rows == list(range(first, last)):  # neighbours are a view: nothing of the cache is copied
+            return self._part(self.forward.of_rows(tuple(rows)), lambda x: x[first:last], lambda x: x[first:last])
         at = torch.tensor(rows, device=self.query.device)
         return self._part(
             self.forward.of_rows(tuple(rows)), lambda x: x.index_select(0, at), lambda x: x.index_select(0, at)

@@ -73,6 +73,12 @@ class Saved:
                 raise AttnPatchError(
                     f"{self.location!r} {what} tensors: {', '.join(names[:3])}{more}. Save or download it again."
                 )
+        broken = [name for name, tensor in self.tensors.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise AttnPatchError(
+                f"{self.location!r} holds numbers that are not finite in {', '.join(broken[:3])}, so it would decide "
+                "nothing. Save or download it again."
+            )
         module.load_state_dict(self.tensors)
 
 

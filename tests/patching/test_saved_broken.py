@@ -53,6 +53,12 @@ def other_shape(folder):
     save_file({**load_file(folder / TENSORS), "layers.0.head.4.bias": torch.zeros(3)}, folder / TENSORS)
 
 
+def not_finite(folder):
+    tensors = load_file(folder / TENSORS)
+    tensors["layers.1.head.0.bias"][0] = torch.nan
+    save_file(tensors, folder / TENSORS)
+
+
 BROKEN = {
     "no config": (without_file(CONFIG), "holds no attnpatch_config.json"),
     "no tensors": (without_file(TENSORS), "holds no attnpatch.safetensors"),
@@ -73,6 +79,7 @@ BROKEN = {
     ),
     "no tensor": (without_tensor, "lacks tensors: layers.1.head.0.bias"),
     "more tensors": (more_tensors, "has unknown tensors: odd"),
+    "not finite": (not_finite, "not finite in layers.1.head.0.bias"),
     "other shape": (other_shape, r"misshapen tensors: layers.0.head.4.bias \[3\] instead of \[2\]"),
 }
 
