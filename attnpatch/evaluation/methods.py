@@ -9,10 +9,12 @@ from typing import Any
 
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.sizes import is_share, resolve_size
+from attnpatch.patching.errors import did_you_mean
 from attnpatch.patching.method import Method, build_config, method_class
 
 MATCHED = "window"  # the option that is searched for a budget
-KEYS = ("name", "options", "label", "match", "per_task")  # of a method in a suite
+KEYS = ("name", "options", "label", "match", "per_task", "per_model", "recipe")  # of a method in a suite
+PER_MODEL = ("options", "recipe")  # of a model in its per_model
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class MethodSpec:
 
     options: as given; an integer may be a share such as `"budget/2"`. label: its name in tables. match: the option
     that is searched until the measured budget fits, None if the method is run as it is. per_task: options that differ
-    by the task, `{task: options}`.
+    by the task, `{task: options}`. recipe: what `attnpatch train` takes to make the parameters that its options name.
     """
 
     name: str
@@ -29,6 +31,7 @@ class MethodSpec:
     label: str = ""
     match: str | None = None
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recipe: str | None = None
 
     def config(
         self, *, length: int, budget: int | None = None, task: str | None = None, **overrides: Any
@@ -53,18 +56,20 @@ class MethodSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """As a suite holds it."""
-        rest = {"match": self.match, "per_task": self.per_task}
+        rest = {"match": self.match, "per_task": self.per_task, "recipe": self.recipe}
         return {"name": self.name, "label": self.label, "options": self.options} | {k: v for k, v in rest.items() if v}
 
 
-def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = False) -> MethodSpec:
-    """A `MethodSpec` from what a user gave; `budgets` says whether budgets are matched.
+def parse_method(
+    given: str | tuple | Mapping | MethodSpec, *, budgets: bool = False, model: str | None = None
+) -> MethodSpec:
+    """A `MethodSpec` from what a user gave; `budgets` says whether budgets are matched, `model` what it is put into.
 
     Raises:
         AttnPatchError: an unknown method or option.
         UsageError: text or a type that cannot be read.
     """
-    label, match, per_task = "", None, {}
+    label, match, per_task, recipe = "", None, {}, None
     if isinstance(given, MethodSpec):
         return given
     if isinstance(given, str):
@@ -74,11 +79,10 @@ def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = F
     elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], Mapping):
         name, options = given[0], dict(given[1])
     elif isinstance(given, Mapping) and "name" in given:
-        unknown = set(given) - set(KEYS)
-        if unknown:
-            raise UsageError(f"unknown keys {sorted(unknown)} in method {dict(given)!r}. Allowed: {', '.join(KEYS)}.")
-        name, options = given["name"], dict(given.get("options") or {})
-        label, match = given.get("label") or "", given.get("match")
+        _check_keys(given, KEYS, f"method {given['name']!r}")
+        own = _of_model(given, model)
+        name, options = given["name"], {**(given.get("options") or {}), **(own.get("options") or {})}
+        label, match, recipe = given.get("label") or "", given.get("match"), own.get("recipe", given.get("recipe"))
         per_task = {task: dict(own) for task, own in (given.get("per_task") or {}).items()}
     else:
         raise UsageError(
@@ -93,10 +97,37 @@ def parse_method(given: str | tuple | Mapping | MethodSpec, *, budgets: bool = F
         )
     if match is not None and match in options:
         raise UsageError(f"method {name!r}: option {match!r} is both given and matched to the budget; leave it out.")
-    spec = MethodSpec(name, options, label or default_label(name, options), match, per_task)
+    spec = MethodSpec(name, options, label or default_label(name, options), match, per_task, recipe)
     for task in (None, *per_task):  # unknown options and bad values fail here
         spec.config(length=1024, budget=None if not budgets else 128, task=task)
     return spec
+
+
+def same_model(one: str, other: str) -> bool:
+    """True for a Hub id and itself, or a folder or another owner's copy of that name."""
+    return one.rstrip("/").rpartition("/")[2].lower() == other.rstrip("/").rpartition("/")[2].lower()
+
+
+def _of_model(given: Mapping, model: str | None) -> Mapping:
+    """The part of `per_model` that is for `model`; {} for a method without one."""
+    parts = {name: own or {} for name, own in (given.get("per_model") or {}).items()}
+    for own in parts.values():
+        _check_keys(own, PER_MODEL, f"per_model of method {given['name']!r}")
+    found = [own for name, own in parts.items() if model is not None and same_model(name, model)]
+    if parts and not found:
+        raise UsageError(
+            f"method {given.get('label') or given['name']!r} has no per_model entry for {model!r}. Allowed: "
+            f"{', '.join(parts)}, or a folder of that name; leave the method out, or add an entry to the suite."
+        )
+    return found[0] if found else {}
+
+
+def _check_keys(given: Mapping, allowed: tuple[str, ...], where: str) -> None:
+    for key in given:
+        if key not in allowed:
+            raise UsageError(
+                f"unknown key {key!r} in {where}.{did_you_mean(str(key), allowed)} Allowed: {', '.join(allowed)}."
+            )
 
 
 def from_text(text: str) -> tuple[str, dict[str, Any]]:
@@ -125,14 +156,14 @@ def default_label(name: str, options: Mapping[str, Any]) -> str:
     return f"{name}({inner})" if inner else name
 
 
-def parse_methods(given: list, *, budgets: bool) -> list[MethodSpec]:
+def parse_methods(given: list, *, budgets: bool, model: str | None = None) -> list[MethodSpec]:
     """All methods, `stock` first (added if absent), labels unique.
 
     Raises:
         AttnPatchError: an unknown method or option.
         UsageError: the same method twice.
     """
-    specs = [parse_method(one, budgets=budgets) for one in given]
+    specs = [parse_method(one, budgets=budgets, model=model) for one in given]
     stock = [spec for spec in specs if spec.name == "stock"] or [MethodSpec("stock", {}, "stock")]
     specs = [stock[0], *(spec for spec in specs if spec.name != "stock")]
     labels = [spec.label for spec in specs]

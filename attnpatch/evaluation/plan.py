@@ -10,7 +10,7 @@ from attnpatch.evaluation.budget import match_budget, mean_keys
 from attnpatch.evaluation.cells import cell_seed, digest
 from attnpatch.evaluation.contents import contents
 from attnpatch.evaluation.environment import versions
-from attnpatch.evaluation.errors import SkipCell
+from attnpatch.evaluation.errors import SkipCell, UsageError
 from attnpatch.evaluation.methods import MethodSpec
 from attnpatch.evaluation.once import once
 from attnpatch.evaluation.sizes import resolve_size
@@ -72,7 +72,7 @@ class Planner:
         self.lm_eval = self._lm_eval()
         self._documents: dict[tuple[str, int], tuple[list[tasks.Document], str] | SkipCell] = {}
         self._configs: dict[tuple, dict[str, Any] | SkipCell] = {}
-        self._contents: dict[str, dict[str, str]] = {}
+        self._contents: dict[str, dict[str, str] | SkipCell] = {}
 
     def cells(self) -> list[PlannedCell]:
         """All cells, those of stock first, then method by method and budget by budget."""
@@ -140,7 +140,7 @@ class Planner:
                 task = tasks.find(self.tasks, choice.name)
                 documents, documents_hash = self._documents_of(task, length, limit)
             config = dict(self._config_of(method, target, self._size(choice, length), choice.name))
-            named = once(self._contents, digest([method.name, config]), lambda: contents(method.name, config))
+            named = once(self._contents, digest([method.name, config]), lambda: _contents_of(method, config))
             if drawn is not None:
                 config["seed"] = drawn
         except SkipCell as reason:
@@ -211,6 +211,16 @@ class Planner:
 
         value = match_budget(measure, asked["budget"], asked["length"])
         return method.config(**asked, **{method.match: value})
+
+
+def _contents_of(method: MethodSpec, config: dict[str, Any]) -> dict[str, str]:
+    """What the method reads, by content. Without it the other methods of a suite with a recipe can still run."""
+    try:
+        return contents(method.name, config)
+    except UsageError as error:
+        if method.recipe is None:
+            raise
+        raise SkipCell(f"not trained: {error}", f"train it: attnpatch train {method.recipe}") from error
 
 
 def _uses_budget(method: MethodSpec) -> bool:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from attnpatch.evaluation.beside import Beside, beside, to_csv
 from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, without_nan, write_atomically
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.groups import group_cells
@@ -40,6 +41,12 @@ class Results:
     def scored(self) -> list[dict[str, Any]]:
         """The cells, and one more for every group of tasks whose cells are all ok."""
         return self.cells + group_cells(self.cells, self.run.get("groups") or [])
+
+    @cached_property
+    def beside(self) -> list[Beside]:
+        """What the suite says others reported for this model, beside ours; empty for most suites."""
+        model = str(self.run.get("model", {}).get("id", ""))
+        return beside(self.rows, self.run.get("suite", {}).get("reported") or [], model)
 
     def count(self, status: str) -> int:
         """Cells with this status: "ok", "skipped" or "error"."""
@@ -72,6 +79,7 @@ class Results:
                 "counts": {status: self.count(status) for status in (OK, SKIPPED, ERROR)},
                 "summary": [row.to_dict() for row in self.rows],
                 **({"ruler": found} if (found := ruler.to_dict(self.rows)) else {}),
+                **({"reported": [line.to_dict() for line in self.beside]} if self.beside else {}),
                 "cells": self.cells,
             }
         )
@@ -118,7 +126,9 @@ class Results:
         return draw(self, Path(folder))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write results.json, results.csv, summary.md and the page, and the plots where matplotlib is installed."""
+        """Write results.json, results.csv, summary.md and the page, the plots where matplotlib is installed, and
+        reported.csv where the suite knows published numbers.
+        """
         from attnpatch.evaluation.page import write_page
 
         folder = Path(folder)
@@ -126,6 +136,7 @@ class Results:
             "results.json": json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n",
             "results.csv": self.to_csv(),
             "summary.md": self.to_markdown(),
+            **({"reported.csv": to_csv(self.beside)} if self.beside else {}),
         }
         for name, text in texts.items():
             write_atomically(folder / name, text)

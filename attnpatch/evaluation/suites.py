@@ -13,6 +13,7 @@ from attnpatch.evaluation import tasks
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.lm_eval import LmEvalSettings
 from attnpatch.evaluation.methods import MethodSpec, parse_methods
+from attnpatch.evaluation.reported import Reported
 from attnpatch.evaluation.sizes import Size, check_budget, parse_tokens
 from attnpatch.patching.errors import AttnPatchError, did_you_mean
 
@@ -33,7 +34,7 @@ class Suite(BaseModel):
     methods run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the
     needle, in percent, for tasks that place one. speed_rounds: times each method is timed in turn with the others; 0:
     not at all. generation_batch_size: for tasks that generate; chat_template: for those and for lm-eval's. lm_eval:
-    how lm-eval's tasks are asked.
+    how lm-eval's tasks are asked. reported: numbers that others published, to stand beside ours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class Suite(BaseModel):
     data_seed: int = Field(0, ge=0)
     lm_eval: LmEvalSettings = LmEvalSettings()
     speed_rounds: int = Field(7, ge=0)
+    reported: list[Reported] = []
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -85,7 +87,7 @@ class Suite(BaseModel):
 
     def method_specs(self) -> list[MethodSpec]:
         """The methods, stock first."""
-        return parse_methods(self.methods, budgets=bool(self.budgets))
+        return parse_methods(self.methods, budgets=bool(self.budgets), model=self.model)
 
 
 def make_suite(**values: Any) -> Suite:
@@ -110,14 +112,16 @@ def make_suite(**values: Any) -> Suite:
     return suite
 
 
+_PARTS = {"tasks": TaskChoice, "lm_eval": LmEvalSettings, "reported": Reported}  # what is nested in a suite
+
+
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            *_, parent, word = ("suite", *map(str, problem["loc"]))
-            nested = {"lm_eval": LmEvalSettings, "suite": Suite}
-            fields = nested.get(parent, TaskChoice).model_fields
+            *above, word = map(str, problem["loc"])
+            fields = (_PARTS[above[0]] if above else Suite).model_fields
             lines.append(f"unknown key {path!r}.{did_you_mean(word, fields)} Allowed: {', '.join(fields)}.")
         else:
             lines.append(f"{path}: {problem['msg'].removeprefix('Value error, ')} (got {problem.get('input')!r}).")

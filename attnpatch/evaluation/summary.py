@@ -57,6 +57,11 @@ class Row:
         return self.method, self.budget, self.length
 
     @property
+    def name(self) -> str:
+        """`sliding @64`; the method alone where it ran as configured."""
+        return self.method if self.budget is None else f"{self.method} @{self.budget}"
+
+    @property
     def significant(self) -> bool:
         """The interval of the difference to stock excludes 0, and there are enough documents to say so."""
         return self.documents >= FEWEST and self.delta_low is not None and (self.delta_low > 0 or self.delta_high < 0)

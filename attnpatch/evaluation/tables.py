@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from attnpatch.evaluation.beside import beside_tables, sources
 from attnpatch.evaluation.cells import OK
 from attnpatch.evaluation.grids import REACH_NOTE, grid_tables
 from attnpatch.evaluation.headline import Cell, ShortTable, short_tables
@@ -43,14 +44,16 @@ def notes(results: Results) -> list[str]:
         *([OMEGA] if any(row.omega is not None for row in results.rows) else []),
         *([REACH_NOTE] if "passkey_grid" in tasks else []),
         *(ruler.NOTES if ruler.ruler_rows(results.rows) else []),
+        *sources(results.beside),
         *([SANDBOX] if sandbox else []),
     ]
 
 
 def all_short_tables(results: Results) -> list[ShortTable]:
-    """Scores and cost, then RULER's tables, then those along the document."""
+    """Scores and cost, RULER's tables, those along the document, and what others reported."""
     model = str(results.run.get("model", {}).get("id", "model"))
-    return [*short_tables(results), *ruler.ruler_tables(results.rows, model), *grid_tables(results.cells)]
+    ours = [*short_tables(results), *ruler.ruler_tables(results.rows, model), *grid_tables(results.cells)]
+    return [*ours, *beside_tables(results.beside)]
 
 
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:

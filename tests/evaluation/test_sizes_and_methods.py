@@ -66,7 +66,7 @@ def test_seeds_only_for_methods_that_draw():
         ("sliding:window=0", "window=0"),
         ("sliding:window", "cannot read 'window'"),
         (7, "method 7 is not known"),
-        ({"name": "sliding", "option": {}}, "unknown keys"),
+        ({"name": "sliding", "option": {}}, "unknown key"),
         ({"name": "stock", "match": "window"}, "no option 'window'"),
     ],
 )
