@@ -32,7 +32,7 @@ def needs(method: type[Method]) -> list[str]:
     """What a model and a run must bring for this method."""
     found = ["attention over sdpa or eager, through transformers' attention interface"]
     if method.replaces_keys:
-        found.append("causal layers without softcap; no attention dropout; no packed sequences")
+        found.append("causal layers without softcap; no attention dropout; packed samples declared")
         found.append("no second method that decides which keys a query sees at the same layer")
     if method.reads_whole_prompt:
         found.append("the whole prompt before it decides")
