@@ -113,22 +113,22 @@ def _depth(results: Results):
     groups.sort(key=lambda group: (group[0] is not None, group[0] or 0))
     figure, axes = _figure(1.6 + 5.2 * len(panels), 1.4 + 0.42 * len(groups), 1, len(panels))
     for axis, (length, task) in zip(axes.flat, panels, strict=True):
-        grid = [_share([c for c in cells if _is(c, length, task, *group)]) for group in groups]
+        own = [group for group in groups if any(_is(cell, length, task, *group) for cell in cells)]
+        grid = [_share([cell for cell in cells if _is(cell, length, task, *group)]) for group in own]
         image = axis.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         for y, line in enumerate(grid):
             for x, value in enumerate(line):
                 shown = "" if value != value else f"{value:.2f}"
                 axis.text(x, y, shown, ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white")
-        axis.set_yticks(
-            range(len(groups)), [name if budget is None else f"{name} @{budget}" for budget, name in groups]
-        )
-        at = next(cell["depth"]["at"] for cell in cells if _is(cell, length, task, *groups[0]))
+        axis.set_yticks(range(len(own)), [name if budget is None else f"{name} @{budget}" for budget, name in own])
+        at = next(cell["depth"]["at"] for cell in cells if _is(cell, length, task, *own[0]))
         axis.set_xticks(range(len(at)), [f"{depth:.2f}" for depth in at])
         axis.tick_params(labelsize=8)
         axis.set_xlabel("depth of the needle (0 = start of the context, 1 = just before the question)", fontsize=8)
         axis.set_title(f"{task}, {length} tokens", fontsize=10)
-        if axis is not axes.flat[0]:
+        if axis is not axes.flat[0] and own == before:
             axis.set_yticklabels([])
+        before = own
     figure.colorbar(image, ax=list(axes.flat), label="accuracy", fraction=0.03, pad=0.01)
     figure.suptitle(f"{_model(results)}: needles found by depth", fontsize=11)
     return figure
