@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ OVERALL, PER_TASK = "majority", "majority, told the task"
 OWN = ("router", "plan", "prompts", "seed")  # options that a fixed plan stands in for
 
 
-def majority_plan(cells: Iterable[dict[str, Any]]) -> str:
-    """One letter per layer, `f` or `s`, by the votes of all prompts of these cells; a tie is sparse."""
+def majority_plan(routes: Iterable[tuple[int, Mapping[str, int]]]) -> str:
+    """One letter per layer, `f` or `s`, from (layer, prompts by the way they took) pairs; a tie is sparse."""
     votes: dict[int, Counter[str]] = {}
-    for cell in cells:
-        for site in cell["report"]["sites"]:
-            votes.setdefault(site["layer"], Counter()).update(site["routes"])
+    for layer, ways in routes:
+        votes.setdefault(layer, Counter()).update(ways)
     return "".join("f" if votes[layer][FULL] > votes[layer][SPARSE] else "s" for layer in sorted(votes))
 
 
@@ -50,13 +49,19 @@ def majority_suite(results: Results, router: str | None = None) -> dict[str, Any
         by_task.setdefault(cell["task"]["name"], []).append(cell)
     suite = dict(results.run["suite"])
     methods = [one for one in suite["methods"] if one["label"] not in (OVERALL, PER_TASK)]
-    overall = {**options, "plan": majority_plan(cells)}
-    per_task = {task: {"plan": majority_plan(own)} for task, own in by_task.items()}
+    overall = {**options, "plan": majority_plan(_routes(cells))}
+    per_task = {task: {"plan": majority_plan(_routes(own))} for task, own in by_task.items()}
     methods += [
         {"name": routing["name"], "label": OVERALL, "options": overall},
         {"name": routing["name"], "label": PER_TASK, "options": dict(overall), "per_task": per_task},
     ]
     return {**Suite(**suite).model_dump(mode="json", exclude_defaults=True), "methods": methods}
+
+
+def _routes(cells: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, int]]]:
+    for cell in cells:
+        for site in cell["report"]["sites"]:
+            yield site["layer"], site["routes"]
 
 
 def write_suite(suite: dict[str, Any], path: str | Path) -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnpatch.patching.report import FULL, SPARSE
 from attnpatch.training.mixture import Mixture
 from attnpatch.training.recipe import Recipe
 from attnpatch.training.trainee import Trainee
@@ -71,11 +70,9 @@ def _majority_rows(ask: _Asking, common: dict[str, Any], router: list[Row]) -> l
 
 
 def _majority(rows: list[Row]) -> str:
-    votes: dict[int, Counter] = {}
-    for row in rows:
-        for layer, routes in row["routes"].items():
-            votes.setdefault(int(layer), Counter()).update(routes)
-    return "".join("f" if votes[layer][FULL] > votes[layer][SPARSE] else "s" for layer in sorted(votes))
+    from attnpatch.evaluation.majority import majority_plan
+
+    return majority_plan((int(layer), routes) for row in rows for layer, routes in row["routes"].items())
 
 
 def _mean_omega(rows: list[Row], layers: int) -> float:

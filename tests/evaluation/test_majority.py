@@ -36,8 +36,9 @@ SUITE = {"methods": [{"name": "stock", "label": "stock", "options": {}}], "tasks
 
 
 def test_votes():
-    assert majority_plan([routed((3, 1), (1, 3), (2, 2))]) == "fss"
-    assert majority_plan([routed((3, 1), (4, 0)), routed((0, 4), (0, 3))]) == "sf"
+    one = [(0, {"full": 3, "sparse": 1}), (1, {"full": 1, "sparse": 3}), (2, {"full": 2, "sparse": 2})]
+    assert majority_plan(one) == "fss"
+    assert majority_plan([*one, (0, {"sparse": 3}), (1, {"full": 4})]) == "sfs"
 
 
 def test_one_plan_for_all_and_one_per_task():
