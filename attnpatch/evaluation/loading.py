@@ -110,12 +110,16 @@ class CheckpointSource:
             revision=self.request.revision if local else commit or self.request.revision,
             fingerprint=folder_fingerprint(self.path) if local else f"commit {commit}",
             tokenizer=tokenizer_fingerprint(self.tokenizer),
-            dtype=self.dtype_name or self._default_dtype(),
+            dtype=self.dtype,
             attn_implementation=self.request.attn_implementation or "default",
             device=self.request.device_map or device_name(),
         )
 
-    def _default_dtype(self) -> str:
+    @property
+    def dtype(self) -> str:
+        """What the weights are loaded as."""
+        if self.dtype_name is not None:
+            return self.dtype_name
         if not torch.cuda.is_available():
             return "float32"
         return str(getattr(self.config, "dtype", None) or torch.float32).removeprefix("torch.")
@@ -159,6 +163,14 @@ def _dtype(name: str | None) -> str | None:
     if name not in DTYPES:
         raise UsageError(f"unknown dtype {name!r}.{did_you_mean(name, DTYPES)} Allowed: auto, {', '.join(DTYPES)}.")
     return str(DTYPES[name]).removeprefix("torch.")
+
+
+def is_local(model: str) -> bool:
+    """True for a folder (also one that is not there) and for the sandbox, False for an id on the Hub."""
+    try:
+        return isinstance(_locate(model), Path)
+    except LoadingError:
+        return True
 
 
 def _locate(model: str) -> Path | str:

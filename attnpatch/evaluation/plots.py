@@ -112,6 +112,7 @@ def _depth(results: Results):
     groups = list(dict.fromkeys((cell["budget"]["target"], cell["method"]["label"]) for cell in cells))
     groups.sort(key=lambda group: (group[0] is not None, group[0] or 0))
     figure, axes = _figure(1.6 + 5.2 * len(panels), 1.4 + 0.42 * len(groups), 1, len(panels))
+    labelled = None
     for axis, (length, task) in zip(axes.flat, panels, strict=True):
         own = [group for group in groups if any(_is(cell, length, task, *group) for cell in cells)]
         grid = [_share([cell for cell in cells if _is(cell, length, task, *group)]) for group in own]
@@ -126,9 +127,9 @@ def _depth(results: Results):
         axis.tick_params(labelsize=8)
         axis.set_xlabel("depth of the needle (0 = start of the context, 1 = just before the question)", fontsize=8)
         axis.set_title(f"{task}, {length} tokens", fontsize=10)
-        if axis is not axes.flat[0] and own == before:
+        if own == labelled:
             axis.set_yticklabels([])
-        before = own
+        labelled = own
     figure.colorbar(image, ax=list(axes.flat), label="accuracy", fraction=0.03, pad=0.01)
     figure.suptitle(f"{_model(results)}: needles found by depth", fontsize=11)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import tempfile
 from typing import Any
 
@@ -14,6 +15,7 @@ from attnpatch.evaluation.lm_eval.seeds import seeded
 BABILONG = (1, 2, 4, 8, 16, 32, 64, 128)  # thousand tokens
 _WORDY = ("ruler_vt", "ruler_cwe")  # their loops do not end when words are many tokens long
 _TOKENS_PER_WORD = 4
+_UNSAFE = "HF_ALLOW_CODE_EVAL"  # the variable that the metric behind such tasks asks for
 _RULER = {  # how lm-eval's tasks differ from NVIDIA's, and from our ruler_* tasks; scores are 0 to 1 there
     "niah": "sizes in steps of 25 or 500 words, essays not repeated",
     "ruler_vt": "other wording, one fixed example",
@@ -42,6 +44,10 @@ def load(task_manager, name: str, source, length: int | None, metadata: dict[str
         SkipCell: no data, a missing extra, no such length, or a file that cannot be read.
     """
     entry = task_manager.task_index[name]
+    if (entry.cfg or {}).get("unsafe_code") and os.environ.get(_UNSAFE) != "1":
+        raise SkipCell(
+            f"lm-eval task {name!r} runs the code that the model writes", f"where that is safe, set {_UNSAFE}=1"
+        )
     own = entry.cfg.get("metadata") if isinstance((entry.cfg or {}).get("metadata"), dict) else {}
     extra = dict(metadata) if length is None else {**_for_length(name, source, length), **metadata}
     # A group written in place is the public way to give one task its metadata without building the index again.
@@ -90,6 +96,8 @@ def _for_length(name: str, source, length: int) -> dict[str, Any]:
             sizes = " ".join(f"{size}k" for size in BABILONG)
             raise SkipCell(f"no data: babilong has no documents of {length} tokens", f"take --lengths among {sizes}")
         return {"max_seq_lengths": f"{length // 1024}k"}
+    if source.tokenizer is None:
+        raise SkipCell(f"lm-eval's {name!r} makes its documents with the model's tokenizer", "give a tokenizer")
     words = source.tokenizer.encode(" assigned", add_special_tokens=False)
     if name in _WORDY and len(words) > _TOKENS_PER_WORD:
         raise SkipCell(

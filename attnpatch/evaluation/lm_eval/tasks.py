@@ -90,6 +90,14 @@ class LmEvalTasks:
         """The loaded task; the same object for every method. Raises SkipCell."""
         return once(self._loaded, (name, length, limit), lambda: self._load(name, length, limit))
 
+    def missing(self, name: str, length: int | None) -> SkipCell | None:
+        """Why the task cannot be loaded; None if it can."""
+        try:
+            self._task(names.bare(name), length)
+        except SkipCell as reason:
+            return reason
+        return None
+
     def fields(self, method: type[Method], loaded: Loaded | None) -> dict[str, Any]:
         """What matters to a cell besides its documents, for its key and for the results."""
         return {
@@ -137,6 +145,7 @@ class LmEvalTasks:
             build=_not_built_here,
             mode=kind,
             scorer=partial(score, asked, self),
+            whole=True,
         )
         return Loaded(ours, asked)
 
