@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from attnpatch.cli.console import examples
+from attnpatch.cli.console import JsonFlag, examples
 from attnpatch.cli.lists import ListCommand
-from attnpatch.cli.requested import requested
+from attnpatch.cli.requested import like, requested
 from attnpatch.patching.errors import AttnPatchError
 
 DEFAULT_OUTPUT = Path("attnpatch-results")
@@ -23,6 +23,11 @@ RUN_EXAMPLES = examples(
     "attnpatch-eval run --suite quick",
     "attnpatch-eval run --methods sliding:window=64 stochastic:window=64 --tasks needle copy --lengths 256 --limit 8",
     "attnpatch-eval run --methods sliding stochastic --budgets length/8 --tasks needle --seeds 0 1 2 --dry-run",
+)
+CHECK_EXAMPLES = examples(
+    "attnpatch-eval check quick",
+    "attnpatch-eval check --methods sliding:window=64 --tasks needle copy --lengths 256",
+    "attnpatch-eval check --suite quick --tasks needle --json",
 )
 LIST_EXAMPLES = examples("attnpatch-eval list methods", "attnpatch-eval list tasks", "attnpatch-eval list suites")
 REPORT_EXAMPLES = examples(
@@ -236,6 +241,26 @@ def _show_plan(prepared) -> None:
         )
         _say(f"{cell.key[:16]}  {state:7}  {cell.label}{window}  {len(cell.documents)} documents")
     _say(f"{len(prepared.cells)} cells, {done} done")
+
+
+@app.command(cls=ListCommand, epilog=CHECK_EXAMPLES)
+@like(run)
+def check(
+    suite_name: Annotated[
+        str | None, typer.Argument(metavar="[SUITE]", help="A suite by name or .yaml path, as --suite.")
+    ] = None,
+    json: JsonFlag = False,
+    **options: Any,
+) -> None:
+    """Say what a run would need, what is missing, and how to get it. Takes a suite, or the arguments of `run`.
+
+    Reads no weights and fetches nothing. Exit codes: 0 all is here; 1 something is missing; 2 wrong use.
+    """
+    with _exit_codes():
+        from attnpatch.cli.check import check_request
+
+        fine = check_request(requested({**options, "suite": suite_name or options["suite"]}), json)
+        raise typer.Exit(0 if fine else 1)
 
 
 @app.command("list", epilog=LIST_EXAMPLES)
