@@ -145,7 +145,6 @@ class LmEvalTasks:
             build=_not_built_here,
             mode=kind,
             scorer=partial(score, asked, self),
-            whole=True,
         )
         return Loaded(ours, asked)
 
