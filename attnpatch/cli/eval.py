@@ -72,14 +72,14 @@ class Kind(str, Enum):
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """Errors of the user as one line on stderr, with the exit code that goes with them."""
-    from attnpatch.evaluation.errors import LoadingError
+    from attnpatch.evaluation.errors import LoadingError, LostProcessError
 
     try:
         yield
     except KeyboardInterrupt:
         _error("interrupted; finished cells are kept, the same command goes on from them")
         raise typer.Exit(130) from None
-    except (LoadingError, ImportError) as error:
+    except (LoadingError, LostProcessError, ImportError) as error:
         _error(str(error))
         raise typer.Exit(1) from None
     except AttnPatchError as error:
@@ -177,29 +177,48 @@ def run(
 
     Exit codes: 0 something was measured; 1 nothing was, or the model did not come back bit for bit, or --strict and a
     cell is not ok; 2 wrong use; 130 interrupted, and the same command goes on from there.
+
+    On several GPUs, one process each, the documents of every cell are split over them and the numbers stay the same:
+    accelerate launch -m attnpatch.evaluation --suite quick
     """
     given = dict(locals())
-    with _exit_codes():
-        from attnpatch.evaluation.evaluate import prepare
-        from attnpatch.evaluation.loading import CheckpointSource
+    from attnpatch.evaluation.processes import joined
 
-        asked = requested(given)
-        prepared = prepare(asked.suite, CheckpointSource(asked.model), output_path, asked.files)
+    with _exit_codes(), joined() as processes:
+        prepared = processes.main_first(lambda: _prepared(given, processes))
         if dry_run:
-            _show_plan(prepared)
+            if processes.main:
+                _show_plan(prepared)
             raise typer.Exit(0)
-        _run(prepared, output_path, overwrite, strict, quiet)
+        _run(prepared, processes, output_path, overwrite, strict, quiet)
 
 
-def _run(prepared, output_path: Path, overwrite: bool, strict: bool, quiet: bool) -> None:
+def _prepared(given: dict[str, Any], processes):
+    from attnpatch.evaluation.errors import UsageError
+    from attnpatch.evaluation.evaluate import prepare
+    from attnpatch.evaluation.loading import CheckpointSource
+
+    if given["device_map"] is not None and not processes.alone:
+        raise UsageError(
+            f"--device-map spreads one model over the GPUs that {processes.count} processes take one each. Leave it "
+            "out, or run without a launcher."
+        )
+    asked = requested(given)
+    return prepare(asked.suite, CheckpointSource(asked.model), given["output_path"], asked.files)
+
+
+def _run(prepared, processes, output_path: Path, overwrite: bool, strict: bool, quiet: bool) -> None:
     from attnpatch.evaluation.progress import reporter
     from attnpatch.evaluation.tables import status_line
 
+    quiet = quiet or not processes.main
     if quiet or not sys.stderr.isatty():
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-    results = prepared.run(resume=not overwrite, progress=reporter(quiet))
+    results = prepared.run(resume=not overwrite, progress=reporter(quiet), processes=processes)
+    if not processes.main:
+        raise typer.Exit(results.exit_code(strict))
     _show_headline(results)
     written = results.save(output_path)
     log = Console(stderr=True, quiet=quiet)

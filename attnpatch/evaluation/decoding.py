@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from attnpatch.evaluation.metrics import record
-from attnpatch.evaluation.scoring import Outcome, batches, input_device, keeps_logits
+from attnpatch.evaluation.scoring import Outcome, Split, batches, every, input_device, keeps_logits
 from attnpatch.evaluation.tasks.base import Document
 
 LEAD = 2  # tokens of the question that are fed in decode before the first answer
@@ -19,11 +19,15 @@ LEAD = 2  # tokens of the question that are fed in decode before the first answe
 
 @torch.inference_mode()
 def score_decode(
-    model: torch.nn.Module, documents: list[Document], batch_size: int, advance: Callable[[int], None]
+    model: torch.nn.Module,
+    documents: list[Document],
+    batch_size: int,
+    advance: Callable[[int], None],
+    share: Split = every,
 ) -> Outcome:
     """Score every document; the context ends two tokens before its first answer, or where the document says."""
     outcome, device = Outcome(), input_device(model)
-    for batch in batches(documents, batch_size, same=_split):
+    for batch in share(batches(documents, batch_size, same=_split)):
         if _split(batch[0]) < 1:
             raise ValueError("the first answer stands at the start of the document: there is no context to prefill")
         ids = torch.tensor([document.input_ids for document in batch], device=device)

@@ -59,8 +59,10 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, as one could paste it."""
-    program = Path(sys.argv[0]).name or "python"
-    return shlex.join([program, *sys.argv[1:]])
+    program = [Path(sys.argv[0]).name or "python"]
+    if program == ["__main__.py"]:
+        program = ["python", "-m", sys.modules["__main__"].__spec__.parent]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def device_name() -> str:

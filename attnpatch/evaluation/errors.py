@@ -13,6 +13,10 @@ class LoadingError(AttnPatchError):
     """A model or tokenizer cannot be loaded; the message says which and how to go on."""
 
 
+class LostProcessError(AttnPatchError):
+    """One of several processes is gone; what is finished is kept."""
+
+
 class SkipCell(Exception):
     """This cell cannot run here: `reason` in one line, `fix` says what would make it run."""
 

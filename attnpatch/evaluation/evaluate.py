@@ -12,6 +12,7 @@ from attnpatch.evaluation.cells import CellStore
 from attnpatch.evaluation.environment import command, machine, versions
 from attnpatch.evaluation.loading import MemorySource, model_name
 from attnpatch.evaluation.plan import PlannedCell, Planner
+from attnpatch.evaluation.processes import ALONE, Processes
 from attnpatch.evaluation.progress import Silent, reporter
 from attnpatch.evaluation.results import Results
 from attnpatch.evaluation.runner import Runner
@@ -31,10 +32,13 @@ class Prepared:
     store: CellStore | None
     groups: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self, *, resume: bool = True, progress: Silent | None = None) -> Results:
-        """Run what is missing and gather everything."""
+    def run(self, *, resume: bool = True, progress: Silent | None = None, processes: Processes = ALONE) -> Results:
+        """Run what is missing and gather everything, in every process of `processes`."""
         start = time.perf_counter()
-        runner = Runner(self.cells, self.source, self.store, resume=resume, speed_rounds=self.suite.speed_rounds)
+        runner = Runner(
+            self.cells, self.source, self.store, resume=resume, speed_rounds=self.suite.speed_rounds,
+            processes=processes,
+        )  # fmt: skip
         with progress or Silent() as shown:
             cells = runner.run(shown)
         run = {
@@ -44,7 +48,7 @@ class Prepared:
             "groups": self.groups,
             "model": self.source.identity.to_dict(),
             "versions": versions(),
-            "machine": machine(),
+            "machine": machine() | ({} if processes.alone else {"processes": processes.count}),
             "unpatched": runner.unpatched,
             "speed": runner.speed,
             "reused_cells": runner.reused,

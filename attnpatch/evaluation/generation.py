@@ -15,7 +15,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from attnpatch.evaluation.errors import SkipCell
-from attnpatch.evaluation.scoring import Outcome, batches, input_device
+from attnpatch.evaluation.scoring import Outcome, Split, batches, every, input_device
 from attnpatch.evaluation.speed import synchronise
 from attnpatch.evaluation.tasks.base import Document, Generation
 
@@ -63,6 +63,7 @@ def score_generate(
     documents: list[Document],
     batch_size: int,
     advance: Callable[[int], None],
+    share: Split = every,
 ) -> Outcome:
     """Let the model continue every prompt. Prompts of a batch that differ in length are padded on the left.
 
@@ -75,7 +76,7 @@ def score_generate(
     pad = generation.tokenizer.pad_token_id
     pad = pad if pad is not None else min(ends, default=0)
     with _greedy(model, generation.tokens, ends, pad):
-        for batch in batches(documents, batch_size):
+        for batch in share(batches(documents, batch_size)):
             for document, ids in zip(batch, _continue(model, batch, pad, ends, outcome), strict=True):
                 text = generation.tokenizer.decode(ids, skip_special_tokens=True)
                 outcome.records.append(prediction_record(document, text, len(ids), generation))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
-import traceback
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -14,23 +11,24 @@ import torch
 import attnpatch
 from attnpatch.evaluation import metrics, reaching
 from attnpatch.evaluation.alternating import measure_speed, speed_key
-from attnpatch.evaluation.budget import dense_mean
-from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, CellStore, without_nan
-from attnpatch.evaluation.decoding import score_decode
-from attnpatch.evaluation.environment import command
-from attnpatch.evaluation.errors import SkipCell, UsageError, one_line
+from attnpatch.evaluation.attempts import SCORERS, Attempt, attempt, failed, free
+from attnpatch.evaluation.batch_size import BatchSizes
+from attnpatch.evaluation.cell_result import blank, labelled
+from attnpatch.evaluation.cells import ERROR, OK, CellStore, digest, without_nan
+from attnpatch.evaluation.errors import UsageError, one_line
 from attnpatch.evaluation.plan import PlannedCell
+from attnpatch.evaluation.processes import ALONE, Processes
 from attnpatch.evaluation.progress import Silent
-from attnpatch.evaluation.scoring import Outcome, input_device, keeps_logits, score_prefill
-from attnpatch.evaluation.speed import cuda_peak, reset_cuda_peak
+from attnpatch.evaluation.scoring import input_device, keeps_logits
 from attnpatch.evaluation.task_metrics import metric_of
-from attnpatch.patching.errors import UnsupportedModelError
 
-SCORERS = {"prefill": score_prefill, "decode": score_decode}
+__all__ = ["SCORERS", "Runner"]
 
 
 class Runner:
     """Runs what is not in the store yet.
+
+    With several processes each scores its share of every cell; the main one alone reads and writes the store.
 
     Attributes:
         cells: one result per planned cell, in order.
@@ -39,10 +37,18 @@ class Runner:
     """
 
     def __init__(
-        self, planned: list[PlannedCell], source, store: CellStore | None, *, resume: bool, speed_rounds: int = 0
+        self,
+        planned: list[PlannedCell],
+        source,
+        store: CellStore | None,
+        *,
+        resume: bool,
+        speed_rounds: int = 0,
+        processes: Processes = ALONE,
     ):
         self.planned, self.source, self.store, self.resume = planned, source, store, resume
-        self.speed_rounds = speed_rounds
+        self.speed_rounds, self.processes = speed_rounds, processes
+        self.sizes = BatchSizes(processes.count)
         self.speed: list[dict[str, Any]] | None = None
         self.cells: list[dict[str, Any]] = []
         self.unpatched: bool | None = None
@@ -50,15 +56,14 @@ class Runner:
 
     def run(self, progress: Silent) -> list[dict[str, Any]]:
         """All cells, from the store or run now. Ctrl-C leaves the finished ones in the store."""
+        processes = self.processes
         known = {cell.key: self._known(cell) for cell in self.planned}
         # Two labels may stand for the same thing: it is run once.
         missing = list({cell.key: cell for cell in reversed(self.planned) if known[cell.key] is None}.values())[::-1]
+        missing = self._agreed(missing)
         runnable = [cell for cell in missing if cell.skip is None]
         self.reused = sum(known[cell.key] is not None for cell in self.planned)
-        if self.reused:
-            progress.log(
-                f"{self.reused} of {len(self.planned)} cells are done already; --overwrite computes them again."
-            )
+        self._announce(runnable, progress)
         progress.start(len(missing), sum(len(cell.documents) for cell in runnable))
         model = self._load(progress) if runnable else None
         with _undisturbed(model):
@@ -66,17 +71,55 @@ class Runner:
             fresh: list[dict[str, Any]] = []
             for cell in missing:
                 progress.cell(cell.label, _group(cell))
-                known[cell.key] = done = self._run_cell(model, cell, progress)
-                fresh.append(done)
-                progress.done(done["status"], done["reason"])
-            self._measure_speed(model, progress)
+                if processes.mains(self._found(cell, known)):
+                    progress.advance(len(cell.documents))
+                else:
+                    known[cell.key] = self._run_cell(model, cell, progress)
+                    fresh.append(known[cell.key])
+                if processes.main:
+                    progress.done(known[cell.key]["status"], known[cell.key]["reason"])
+            if processes.main:
+                self._measure_speed(model, progress)
+            processes.wait()  # nothing else runs while the methods are timed
             if before is not None:
                 after = _fingerprint(model, runnable[0])
-                self.unpatched = after is not None and torch.equal(before, after)
-        if self.unpatched is False:
+                same = after is not None and torch.equal(before, after)
+                self.unpatched = all(processes.everyones(same))
+        if self.unpatched is False and processes.main:
             self._distrust(fresh)
-        self.cells = [_labelled(known[cell.key], cell) for cell in self.planned]
+        self.cells = [labelled(known[cell.key], cell) for cell in self.planned] if processes.main else []
+        self.cells, self.speed, self.reused = processes.mains((self.cells, self.speed, self.reused))
         return self.cells
+
+    def _agreed(self, missing: list[PlannedCell]) -> list[PlannedCell]:
+        """What the main process is missing. Raises UsageError if the processes did not plan the same cells."""
+        plans = self.processes.everyones(digest([cell.key for cell in self.planned]))
+        if len(set(plans)) > 1:
+            raise UsageError(
+                "the processes did not plan the same cells: their versions, GPUs or files differ. Give all machines "
+                "the same model and data, or run the cells of each in a run of its own with the same --output-path."
+            )
+        keys = set(self.processes.mains([cell.key for cell in missing]))
+        return [cell for cell in {cell.key: cell for cell in self.planned}.values() if cell.key in keys]
+
+    def _announce(self, runnable: list[PlannedCell], progress: Silent) -> None:
+        if self.reused:
+            progress.log(
+                f"{self.reused} of {len(self.planned)} cells are done already; --overwrite computes them again."
+            )
+        if self.processes.alone:
+            return
+        progress.log(f"{self.processes.count} processes share the documents of every cell")
+        whole = sorted({cell.task_name for cell in runnable if cell.task.whole})
+        if whole:
+            progress.log(f"the main process runs lm-eval's tasks alone, the others wait: {', '.join(whole)}")
+
+    def _found(self, cell: PlannedCell, known: dict[str, Any]) -> bool:
+        """True if another run on the same folder has finished the cell in the meantime."""
+        if self.processes.main:
+            known[cell.key] = self._known(cell)
+            self.reused += known[cell.key] is not None
+        return known[cell.key] is not None
 
     def _measure_speed(self, model, progress: Silent) -> None:
         """Time the methods in alternation, or take the times of an earlier run of the same methods."""
@@ -96,11 +139,12 @@ class Runner:
             self.store.write_speed(key, self.speed)
 
     def _known(self, cell: PlannedCell) -> dict[str, Any] | None:
-        return self.store.read(cell.key) if self.store is not None and self.resume else None
+        wanted = self.store is not None and self.resume and self.processes.main
+        return self.store.read(cell.key) if wanted else None
 
     def _load(self, progress: Silent):
         progress.log(f"loading {self.source.identity.id} ({self.source.identity.dtype})")
-        model = self.source.load()
+        model = self.processes.each(self.source.load)
         found = attnpatch.patches(model)
         if found:
             raise UsageError(
@@ -108,40 +152,46 @@ class Runner:
             )
         return model
 
-    def _run_cell(self, model, cell: PlannedCell, progress: Silent) -> dict[str, Any]:
-        result = _blank(cell)
-        samples: list[dict[str, Any]] = []
+    def _run_cell(self, model, cell: PlannedCell, progress: Silent) -> dict[str, Any] | None:
+        """The cell's result, which is in the store then; None in other processes than the main one."""
+        result, samples = blank(cell), []
         start = time.perf_counter()
-        try:
-            if cell.skip is not None:
-                raise cell.skip
+        if cell.skip is not None:
+            result.update(failed(cell.skip))
+        else:
             samples = self._measure(model, cell, progress, result)
-            result["status"] = OK
-        except (SkipCell, UnsupportedModelError) as reason:
-            fix = reason.fix if isinstance(reason, SkipCell) else "choose another method for this model"
-            result.update(status=SKIPPED, reason=" ".join(str(reason).split()), fix=fix)
-        except Exception as error:  # noqa: BLE001 - one failing cell must not end the run; it is kept in full
-            result.update(status=ERROR, reason=one_line(error), fix=_fix(error), traceback=traceback.format_exc())
-            error = None
-            _free()
+        if not self.processes.main:
+            return None
         result["seconds"] = round(time.perf_counter() - start, 3)
         result = without_nan(result)
+        # A run beside this one may have had more memory: what it finished stays.
+        finished = self._known(cell) if result["status"] != OK else None
+        if finished is not None:
+            return finished
         if self.store is not None:
             self.store.write(result, samples)
         return result
 
     def _measure(self, model, cell: PlannedCell, progress: Silent, result: dict[str, Any]) -> list[dict[str, Any]]:
-        reset_cuda_peak()
-        with attnpatch.apply(model, cell.method.name, **cell.config) as patch:
-            score = cell.task.scorer or SCORERS[cell.task.mode]
-            batch_size = cell.fields["batch_size"]
-            outcome: Outcome = score(model, cell.documents, batch_size, progress.advance)
-            report = patch.report()
-            if cell.task.name in reaching.TASKS:
-                reached = reaching.document_reach(model, patch.methods[0], cell.documents, batch_size)
-                result["reach"] = metrics.reach_by_depth(outcome.records, reached)
+        """Fill `result`, with what went wrong if something did; returns the records of the documents."""
+        with attempt(model, cell, self.processes, self.sizes, progress) as found:
+            if found.failure is None and self.processes.main:
+                try:
+                    self._describe(model, cell, found, result)
+                    return found.outcome.records
+                except Exception as error:  # noqa: BLE001 - one failing cell must not end the run
+                    found.failure = failed(error)
+        result.update(found.failure or {})
+        return []
+
+    def _describe(self, model, cell: PlannedCell, found: Attempt, result: dict[str, Any]) -> None:
+        outcome, report = found.outcome, found.patch.report()
+        if cell.task.name in reaching.TASKS:
+            reached = reaching.document_reach(model, found.patch.methods[0], cell.documents, found.batch_size)
+            result["reach"] = metrics.reach_by_depth(outcome.records, reached)
         if not report.calls:
             raise RuntimeError("the patch was never called, so these would be stock numbers; this is a bug, report it")
+        result["batch_size"] = found.batch_size
         result["metrics"] = {
             name: {"value": value, "low": None, "high": None} for name, value in outcome.values.items()
         }
@@ -155,9 +205,9 @@ class Runner:
         result["budget"].update(mean_keys=report.mean_keys, decode_mean_keys=report.decode_mean_keys)
         result["omega"] = report.omega
         result["speed"] = {"prefill": outcome.prefill.to_dict(), "decode": outcome.decode.to_dict()}
-        result["peak_memory"] = cuda_peak()
+        result["peak_memory"] = found.peak_memory
         result["report"] = report.to_dict()
-        return outcome.records
+        result["status"] = OK
 
     def _distrust(self, fresh: list[dict[str, Any]]) -> None:
         """The model did not come back: what ran in this process cannot be trusted."""
@@ -172,60 +222,6 @@ class Runner:
                     self.store.write(cell, [])
 
 
-def _blank(cell: PlannedCell) -> dict[str, Any]:
-    fields = cell.fields
-    return {
-        "key": cell.key,
-        "status": ERROR,
-        "reason": None,
-        "fix": None,
-        "model": fields["model"],
-        "method": {
-            "name": cell.method.name,
-            "label": cell.method.label,
-            "config": cell.config,
-            **({"contents": named} if (named := fields["method"].get("contents")) else {}),
-        },
-        "task": {
-            **fields["task"],
-            "description": cell.task.description if cell.task else None,
-            "metric": cell.task.metric if cell.task else None,
-            "chance": cell.task.chance if cell.task else None,
-        },
-        "length": cell.length,
-        "seed": cell.seed,
-        "data_seed": fields["data_seed"],
-        "batch_size": fields["batch_size"],
-        "budget": {
-            "target": cell.target,
-            "mean_keys": None,
-            "decode_mean_keys": None,
-            "dense_mean_keys": None if cell.length is None else dense_mean(cell.length),
-        },
-        "omega": None,
-        "metrics": {},
-        "scores": {},
-        "documents": [],
-        "depth": None,
-        "positions": None,
-        "reach": None,
-        "speed": {"prefill": None, "decode": None},
-        "peak_memory": None,
-        "report": None,
-        **({"lm_eval": fields["lm_eval"]} if "lm_eval" in fields else {}),
-        "versions": fields["versions"],
-        "command": command(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _labelled(result: dict[str, Any], cell: PlannedCell) -> dict[str, Any]:
-    """The result under the name that its method has in this run; labels are not part of the key."""
-    if result["method"]["label"] == cell.method.label:
-        return result
-    return {**result, "method": {**result["method"], "label": cell.method.label}}
-
-
 def _group(cell: PlannedCell) -> str:
     return cell.method.label + ("" if cell.target is None else f" @{cell.target}")
 
@@ -238,7 +234,7 @@ def _fingerprint(model, cell: PlannedCell) -> torch.Tensor | None:
         ids = torch.tensor([cell.documents[0].input_ids], device=input_device(model))
         return model(input_ids=ids, use_cache=False, **some).logits
     except Exception:  # noqa: BLE001 - the same error comes back in the first cell, and is kept there
-        _free()
+        free()
         return None
 
 
@@ -255,16 +251,3 @@ def _undisturbed(model):
             yield
     finally:
         model.train(training)
-
-
-def _fix(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
-        return "lower --batch-size, shorten --lengths, or take --dtype bfloat16"
-    return "see the traceback in the cell's file; the next run tries again"
-
-
-def _free() -> None:
-    """Give a failed cell's GPU memory back; tensors on the CPU went with their last reference."""
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()

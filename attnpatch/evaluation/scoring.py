@@ -7,7 +7,7 @@ where the document's context does, so it decides without them, and the rows behi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -47,6 +47,14 @@ def batches(
             yield alike[start : start + size]
 
 
+Split = Callable[[Iterable[list[Document]]], Iterable[list[Document]]]
+
+
+def every(batches: Iterable[list[Document]]) -> Iterable[list[Document]]:
+    """All of them; where several processes share a cell, each has a `Share` in place of this."""
+    return batches
+
+
 def prompt_reader(model: torch.nn.Module) -> Patch | None:
     """A patch in `model` whose method reads the whole prompt before it decides; None without one."""
     try:
@@ -68,13 +76,17 @@ def input_device(model: torch.nn.Module) -> torch.device:
 
 @torch.inference_mode()
 def score_prefill(
-    model: torch.nn.Module, documents: list[Document], batch_size: int, advance: Callable[[int], None]
+    model: torch.nn.Module,
+    documents: list[Document],
+    batch_size: int,
+    advance: Callable[[int], None],
+    share: Split = every,
 ) -> Outcome:
-    """Score every document in one forward per batch."""
+    """Score every document in one forward per batch; `share` picks the batches of this process."""
     outcome, device, short = Outcome(), input_device(model), keeps_logits(model)
     reader = prompt_reader(model)
     alike = {} if reader is None else {"same": lambda document: document.context}
-    for batch in batches(documents, batch_size, **alike):
+    for batch in share(batches(documents, batch_size, **alike)):
         ids = torch.tensor([document.input_ids for document in batch], device=device)
         # Logits of a large vocabulary at every position would dwarf the model itself.
         needed = sorted({p - 1 for document in batch for p in document.answers})

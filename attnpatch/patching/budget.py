@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from attnpatch.kernels import Rule
 
@@ -63,6 +64,25 @@ class SiteStats:
             counted[1] += tally.queries
         self._pending.clear()
         return tuple(self._counted[decode])
+
+    def counts(self) -> dict[str, Any]:
+        """Everything counted so far, for `absorb` in another process."""
+        return {
+            "calls": self.calls,
+            "backends": dict(self.backends),
+            "routes": dict(self.routes),
+            "pairs": [self.pairs_and_queries(decode=decode) for decode in (False, True)],
+            "cache_bytes_saved": self.cache_bytes_saved,
+        }
+
+    def absorb(self, counts: dict[str, Any]) -> None:
+        """Add what another process counted at the same site; its cache is not ours."""
+        self.calls += counts["calls"]
+        self.backends.update(counts["backends"])
+        self.routes.update(counts["routes"])
+        for decode, (pairs, queries) in zip((False, True), counts["pairs"], strict=True):
+            self._counted[decode][0] += pairs
+            self._counted[decode][1] += queries
 
 
 def mean_keys(stats: Iterable[SiteStats]) -> tuple[float | None, float | None]:

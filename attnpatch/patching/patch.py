@@ -160,9 +160,13 @@ class Patch:
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
+    def renumber(self, sequence: int) -> None:
+        """Give the next sequence this number, from which its seeds follow, and go on counting from there."""
+        self._installation.sequences = sequence
+
     def reset(self, sequence: int = 0) -> None:
         """Set the counters to zero and start the numbering of sequences (seeds) anew, at `sequence`."""
-        self._installation.sequences = sequence
+        self.renumber(sequence)
         for _, _, stats in self.placements():
             stats.reset()
 

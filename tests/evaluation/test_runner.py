@@ -10,6 +10,7 @@ import torch
 import attnpatch
 from attnpatch.evaluation import evaluate, runner
 from attnpatch.evaluation.errors import UsageError
+from attnpatch.evaluation.scoring import Outcome
 
 from .conftest import byte_tokenizer
 
@@ -151,7 +152,7 @@ def test_training_mode_comes_back(sandbox_model, small_run):
 
 def test_a_patch_that_did_nothing_is_an_error(small_run, monkeypatch):
     def idle(model, documents, batch_size, advance):
-        return runner.Outcome()
+        return Outcome()
 
     monkeypatch.setitem(runner.SCORERS, "prefill", idle)
     cell = small_run().cells[0]

@@ -145,6 +145,7 @@ class LmEvalTasks:
             build=_not_built_here,
             mode=kind,
             scorer=partial(score, asked, self),
+            whole=True,
         )
         return Loaded(ours, asked)
 

@@ -92,7 +92,8 @@ class Task:
             two tokens before the first answer is fed token by token over the cache) or "generate" (the documents
             are prompts that the model continues).
         scorer: `(model, documents, batch_size, advance) -> Outcome` of tasks that are scored in a way of their own,
-            None for the mode's.
+            None for the mode's. Several processes hand it `share`, which picks the batches of each.
+        whole: the scorer answers all documents at once and cannot be split over processes.
         generation: how, for "generate".
     """
 
@@ -105,6 +106,7 @@ class Task:
     build: Callable[[int, int, int], list[Document]]
     mode: str = "prefill"
     scorer: Callable[..., Any] | None = None
+    whole: bool = False
     generation: Generation | None = None
 
     def documents(self, length: int, count: int, seed: int) -> list[Document]:
