@@ -45,6 +45,14 @@ def test_files(run):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_depths_of_budgets_that_differ_by_length(small_run, tmp_path):
+    """A share of the length is another budget at every length: each picture holds the lines of its own length."""
+    results = small_run(methods=["sliding"], tasks=["needle"], lengths=[96, 192], seeds=[0])
+    assert {cell["budget"]["target"] for cell in results.cells} == {None, 12, 24}
+    drawn = results.plot(tmp_path)
+    assert {path.name for path in drawn} == {"accuracy_vs_budget.png", "needle_depth.png"}
+
+
 def test_nan_never_reaches_the_file(tmp_path, run):
     results, _ = run
     spoiled = Results(json.loads(json.dumps(results.cells)), {"seconds": math.nan})
