@@ -10,7 +10,7 @@ from attnpatch.evaluation.budget import match_budget, mean_keys
 from attnpatch.evaluation.cells import cell_seed, digest
 from attnpatch.evaluation.contents import contents
 from attnpatch.evaluation.environment import versions
-from attnpatch.evaluation.errors import SkipCell, UsageError
+from attnpatch.evaluation.errors import SkipCell, UsageError, one_line
 from attnpatch.evaluation.methods import MethodSpec
 from attnpatch.evaluation.once import once
 from attnpatch.evaluation.sizes import resolve_size
@@ -191,7 +191,14 @@ class Planner:
         name = task.name.removesuffix(tasks.DECODE)  # both modes ask the same documents
 
         def build() -> tuple[list[tasks.Document], str]:
-            built = task.documents(length, limit, self.suite.data_seed)
+            try:
+                built = task.documents(length, limit, self.suite.data_seed)
+            except (SkipCell, UsageError):
+                raise
+            except Exception as error:  # a task's own code; the other tasks still run
+                raise SkipCell(
+                    f"task {name!r} cannot build its documents: {one_line(error)}", "report this as a bug of the task"
+                ) from error
             return built, tasks.documents_hash(built)
 
         return once(self._documents, (name, length, limit), build)

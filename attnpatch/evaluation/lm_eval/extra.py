@@ -1,12 +1,16 @@
-"""lm-eval is an extra: one sentence where it is missing, and quiet where it is not."""
+"""lm-eval is an extra: one sentence where it is missing, quiet where it is not, and no foreign code unasked."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+from attnpatch.evaluation.errors import SkipCell
+
+CONSENT = "HF_ALLOW_CODE_EVAL"  # the variable that the metric behind such tasks asks for too
 INSTALL = 'pip install "attnpatch[eval]"'
 
 
@@ -19,6 +23,14 @@ def require_lm_eval() -> None:
     """Raise ImportError with the fix if lm-eval is not installed."""
     if not has_lm_eval():
         raise ImportError(f"lm-eval is not installed. Install it with: {INSTALL}")
+
+
+def require_consent(task: str) -> None:
+    """Raise SkipCell for a task that runs what the model writes, unless the user said that it may."""
+    if os.environ.get(CONSENT) != "1":
+        raise SkipCell(
+            f"lm-eval task {task!r} runs code that the model writes", f"in a container, set {CONSENT}=1 to let it"
+        )
 
 
 @contextmanager

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tempfile
 from typing import Any
 
 from attnpatch.evaluation.errors import SkipCell, one_line
-from attnpatch.evaluation.lm_eval.extra import quiet
+from attnpatch.evaluation.lm_eval.extra import quiet, require_consent
 from attnpatch.evaluation.lm_eval.seeds import seeded
 
 BABILONG = (1, 2, 4, 8, 16, 32, 64, 128)  # thousand tokens
 _WORDY = ("ruler_vt", "ruler_cwe")  # their loops do not end when words are many tokens long
 _TOKENS_PER_WORD = 4
-_UNSAFE = "HF_ALLOW_CODE_EVAL"  # the variable that the metric behind such tasks asks for
 _RULER = {  # how lm-eval's tasks differ from NVIDIA's, and from our ruler_* tasks; scores are 0 to 1 there
     "niah": "sizes in steps of 25 or 500 words, essays not repeated",
     "ruler_vt": "other wording, one fixed example",
@@ -44,10 +42,8 @@ def load(task_manager, name: str, source, length: int | None, metadata: dict[str
         SkipCell: no data, a missing extra, no such length, or a file that cannot be read.
     """
     entry = task_manager.task_index[name]
-    if (entry.cfg or {}).get("unsafe_code") and os.environ.get(_UNSAFE) != "1":
-        raise SkipCell(
-            f"lm-eval task {name!r} runs the code that the model writes", f"where that is safe, set {_UNSAFE}=1"
-        )
+    if (entry.cfg or {}).get("unsafe_code"):
+        require_consent(name)
     own = entry.cfg.get("metadata") if isinstance((entry.cfg or {}).get("metadata"), dict) else {}
     extra = dict(metadata) if length is None else {**_for_length(name, source, length), **metadata}
     # A group written in place is the public way to give one task its metadata without building the index again.

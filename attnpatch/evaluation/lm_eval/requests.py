@@ -12,7 +12,7 @@ from typing import Any
 
 from attnpatch.evaluation.cells import digest
 from attnpatch.evaluation.errors import SkipCell, one_line
-from attnpatch.evaluation.lm_eval.extra import quiet
+from attnpatch.evaluation.lm_eval.extra import quiet, require_consent
 from attnpatch.evaluation.lm_eval.seeds import seeded, seeds
 from attnpatch.evaluation.lm_eval.settings import LmEvalSettings
 from attnpatch.evaluation.tasks.base import Document
@@ -66,10 +66,7 @@ def build(task, settings: LmEvalSettings, tokenizer, chat_template: bool, limit:
 
 def _refuse(task, name: str, chat_template: bool, tokenizer) -> None:
     if getattr(task, "UNSAFE_CODE", False):
-        raise SkipCell(
-            f"lm-eval task {name!r} runs code that the model writes",
-            "run it with attnpatch-lm-eval --confirm_run_unsafe_code, in a container",
-        )
+        require_consent(name)
     if getattr(task, "MULTIMODAL", False):
         raise SkipCell(f"lm-eval task {name!r} shows images or sound", "take a text task")
     if chat_template and not getattr(tokenizer, "chat_template", None):

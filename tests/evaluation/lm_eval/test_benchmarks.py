@@ -89,9 +89,9 @@ def test_an_extra_that_is_missing_is_named(index, model, tokenizer, monkeypatch)
 
 def test_code_of_a_model_is_not_run_unasked(index, model, tokenizer, monkeypatch):
     monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
-    with pytest.raises(SkipCell, match="runs the code that the model writes") as skipped:
+    with pytest.raises(SkipCell, match="runs code that the model writes") as skipped:
         loading.load(index, "humaneval", MemorySource(model, tokenizer), None, {}, 0)
-    assert skipped.value.fix == "where that is safe, set HF_ALLOW_CODE_EVAL=1"
+    assert skipped.value.fix == "in a container, set HF_ALLOW_CODE_EVAL=1 to let it"
 
 
 def test_a_plan_of_benchmarks_without_data_is_all_skips(model, tokenizer):
