@@ -6,11 +6,15 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
+ABANDONED = 3600  # seconds; writing a file takes less than one
 
 
 def canonical_json(value: Any) -> str:
@@ -42,20 +46,39 @@ def without_nan(value: Any) -> Any:
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees either the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two runs that share a folder from writing into the same temporary file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A path to write to in the place of `path`, which is replaced at the end; after an exception it is left alone."""
+    # Random, for runs that share a folder: process ids of two machines can be the same.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class CellStore:
-    """The cells of one output folder: `cells/<key>.json`, and what was predicted in `samples/<key>.jsonl`."""
+    """The cells of one output folder: `cells/<key>.json`, and what was predicted in `samples/<key>.jsonl`.
+
+    Runs on several machines may share it without locks: equal cells have equal files, and each file appears whole.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+
+    def sweep(self) -> None:
+        """Delete what killed runs left half written; young files may be those of a run beside this one."""
+        for path in self.folder.rglob("*.tmp"):
+            with suppress(OSError):  # the other run may have finished it
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
     def path(self, key: str) -> Path:
         return self.folder / "cells" / f"{key}.json"

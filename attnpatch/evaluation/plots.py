@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnpatch.evaluation.cells import OK
+from attnpatch.evaluation.cells import OK, writing
 from attnpatch.evaluation.headline import DETAIL_ONLY, task_name
 from attnpatch.evaluation.plots_grid import grids, share
 
@@ -34,7 +34,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
     written = []
     for name, figure in figures.items():
         if figure is not None:
-            figure.savefig(folder / name, dpi=130, bbox_inches="tight")
+            with writing(folder / name) as path:
+                figure.savefig(path, dpi=130, bbox_inches="tight", format="png")
             written.append(folder / name)
     return written
 

@@ -19,6 +19,7 @@ from attnpatch.evaluation.errors import LostProcessError
 
 Built = TypeVar("Built")
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a launcher tells each process
+STARTED = timedelta(minutes=5)  # all processes have to be there by then
 # A process that is gone is noticed at once; this is for one that hangs. The others wait while the main one is alone.
 PATIENCE = timedelta(hours=12)
 KEPT = "Finished cells are kept, the same command goes on from them."
@@ -33,6 +34,7 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    gloo: Any = None
 
     @property
     def main(self) -> bool:
@@ -89,7 +91,7 @@ class Processes:
 
     def _exchange(self, exchange: Callable, *objects: Any) -> None:
         try:
-            exchange(*objects)
+            exchange(*objects, group=self.gloo)
         except RuntimeError as error:
             raise LostProcessError(
                 f"process {self.rank} of {self.count} cannot reach the others: one of them has ended or hangs. {KEPT} "
@@ -117,10 +119,12 @@ def joined() -> Iterator[Processes]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     try:
-        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+        torch.distributed.init_process_group("gloo", timeout=STARTED)
+        gloo = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise LostProcessError(f"the processes of this run cannot reach each other: {error}") from error
-    group = Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        reason = " ".join(str(error).split())[:200]
+        raise LostProcessError(f"the processes of this run do not reach each other: {reason}") from error
+    group = Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), gloo)
     ended: list[int] = []
 
     def end(number: int, frame: Any) -> None:

@@ -57,6 +57,8 @@ class Runner:
     def run(self, progress: Silent) -> list[dict[str, Any]]:
         """All cells, from the store or run now. Ctrl-C leaves the finished ones in the store."""
         processes = self.processes
+        if self.store is not None and processes.main:
+            self.store.sweep()
         known = {cell.key: self._known(cell) for cell in self.planned}
         # Two labels may stand for the same thing: it is run once.
         missing = list({cell.key: cell for cell in reversed(self.planned) if known[cell.key] is None}.values())[::-1]

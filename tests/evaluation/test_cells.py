@@ -145,3 +145,27 @@ def test_samples_are_written_before_the_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "write_atomically", lambda path, text: written.append(path.parent.name))
     CellStore(tmp_path).write({"key": "k", "status": "ok"}, [{"id": "0"}])
     assert written == ["samples", "cells"]
+
+
+def test_what_a_killed_run_left_is_swept(tmp_path):
+    store = CellStore(tmp_path)
+    store.write({"key": "k", "status": "ok"}, [])
+    old, young = tmp_path / "cells" / "a.json.0f.tmp", tmp_path / "cells" / "b.json.1f.tmp"
+    for path in (old, young):
+        path.write_text("{")
+    os.utime(old, (1, 1))
+    store.sweep()
+    assert not old.exists()
+    assert young.exists()
+    assert store.read("k") is not None
+
+
+def test_a_writer_that_fails_leaves_nothing_behind(tmp_path):
+    def fail():
+        with cells.writing(tmp_path / "picture.png") as path:
+            path.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not list(tmp_path.iterdir())
