@@ -120,8 +120,12 @@ def run(
     lengths: Annotated[list[str] | None, typer.Option(help="Tokens per document: 512, 4k.", metavar="N...")] = None,
     limit: Annotated[int | None, typer.Option(help="Documents per task.")] = None,
     seeds: Annotated[list[int] | None, typer.Option(help="Seeds of random methods.", metavar="SEED...")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Documents per forward.")] = None,
-    generation_batch_size: Annotated[int | None, typer.Option(help="Prompts per generate, 1 if not given.")] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Documents per forward, or auto: as many as fit, halved if memory runs out.")
+    ] = None,
+    generation_batch_size: Annotated[
+        str | None, typer.Option(help="Prompts per generate, or auto; 1 if not given.")
+    ] = None,
     data_seed: Annotated[int | None, typer.Option(help="Seed of the documents.")] = None,
     speed_rounds: Annotated[
         int | None, typer.Option(help="Times each method is timed in turn with the others; 0: not at all.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,22 @@ LARGEST = 64  # documents; behind it a forward hardly gets faster
 TOKENS = {"cpu": 2**13, "cuda": 2**19}  # per forward, to begin with: a CPU would swap where a GPU raises
 
 BatchSize = int | str  # a number, or AUTO
+
+
+def parse_batch_size(value: Any) -> BatchSize:
+    """Documents per forward from a number or text; "auto" stays.
+
+    Raises:
+        ValueError: neither.
+    """
+    if value == AUTO:
+        return AUTO
+    try:
+        if isinstance(value, bool) or int(value) != float(value) or int(value) < 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError("must be a number of documents, 1 or more, or auto") from None
+    return int(value)
 
 
 class BatchSizes:
@@ -33,17 +49,23 @@ class BatchSizes:
         if asked != AUTO:
             yield asked
             return
-        needs = (cell.task.mode, cell.length, cell.method.name)
-        size = min(self._first(cell, device), self._found.get(needs, LARGEST))
+        tokens = _longest(cell)
+        needs = (cell.task.mode, tokens, cell.method.name)
+        size = min(self._first(len(cell.documents), tokens, device), self._found.get(needs, LARGEST))
         while size:
             yield size
             size //= 2
             self._found[needs] = max(1, size)
 
-    def _first(self, cell: PlannedCell, device: torch.device) -> int:
-        longest = max(len(document.input_ids) for document in cell.documents)
-        tokens = TOKENS.get(device.type, TOKENS["cuda"]) // max(longest, cell.length or 0)
-        return max(1, min(LARGEST, -(-len(cell.documents) // self.processes), tokens))
+    def _first(self, documents: int, tokens: int, device: torch.device) -> int:
+        rows = TOKENS.get(device.type, TOKENS["cuda"]) // tokens
+        return max(1, min(LARGEST, -(-documents // self.processes), rows))
+
+
+def _longest(cell: PlannedCell) -> int:
+    """Tokens of a row: those the length promises, or the longest prompt where documents are as long as they are."""
+    asked = (cell.fields.get("lm_eval") or {}).get("prompt_tokens") or {}
+    return max([cell.length or 0, asked.get("longest", 0), *(len(one.input_ids) for one in cell.documents)])
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -79,10 +79,10 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     budgets: Sequence[Size] = (),
     limit: int = 32,
-    batch_size: int = 4,
+    batch_size: int | str = 4,
     data_seed: int = 0,
     speed_rounds: int = 7,
-    generation_batch_size: int = 1,
+    generation_batch_size: int | str = 1,
     depths: Sequence[float] = (),
     chat_template: bool = False,
     lm_eval: Mapping[str, Any] | None = None,
@@ -108,7 +108,8 @@ def evaluate(
         budgets: mean visible keys per prefill query, as tokens or `"length/8"`. Methods without a window of their own
             get the one whose measured budget comes closest; none: methods run as configured.
         limit: documents per task.
-        batch_size: documents per forward; methods that draw one permutation per batch depend on it.
+        batch_size: documents per forward; methods that draw one permutation per batch depend on it. `"auto"` takes as
+            many as memory holds and halves them when it runs out; 1 for methods that draw at random.
         data_seed: seed of the documents.
         speed_rounds: times that each method is timed in alternation with the others; 0 leaves that out.
         generation_batch_size: prompts per `generate`; those of different length are padded on the left.

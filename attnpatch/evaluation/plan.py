@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnpatch.evaluation import tasks
+from attnpatch.evaluation.batch_size import AUTO, BatchSize
 from attnpatch.evaluation.budget import match_budget, mean_keys
 from attnpatch.evaluation.cells import cell_seed, digest
 from attnpatch.evaluation.contents import contents
@@ -166,7 +167,7 @@ class Planner:
             "seed": seed,
             "data_seed": self.suite.data_seed,
             "limit": limit,
-            "batch_size": self._batch_size(task),
+            "batch_size": self._batch_size(task, method, config),
             "versions": versions(),
         }
         if foreign:
@@ -175,9 +176,12 @@ class Planner:
             fields["lm_eval"] = self.lm_eval.fields(method_type, loaded)
         return PlannedCell(method, config, target, choice.name, task, length, seed, documents, fields, skip)
 
-    def _batch_size(self, task: tasks.Task | None) -> int:
+    def _batch_size(self, task: tasks.Task | None, method: MethodSpec, config: dict[str, Any] | None) -> BatchSize:
         generates = task is not None and task.mode.startswith("generate")
-        return self.suite.generation_batch_size if generates else self.suite.batch_size
+        asked = self.suite.generation_batch_size if generates else self.suite.batch_size
+        # What documents of a batch share would depend on the memory of the machine.
+        draws = config is not None and method_class(method.name).draws_at_random(config)
+        return 1 if asked == AUTO and draws else asked
 
     def _require_room(self, length: int | None) -> None:
         if None not in (self.longest, length) and length > self.longest:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from attnpatch.data_files import data_path
 from attnpatch.evaluation import tasks
+from attnpatch.evaluation.batch_size import BatchSize, parse_batch_size
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.lm_eval import LmEvalSettings
 from attnpatch.evaluation.methods import MethodSpec, parse_methods
@@ -29,12 +30,13 @@ class TaskChoice(BaseModel):
 class Suite(BaseModel):
     """What one run measures.
 
-    methods: text (`sliding:window=256`), or mappings with name, options, label, match, per_task. budgets: mean visible
-    keys per prefill query that every method without a window of its own is matched to, as tokens or `length/8`; none:
-    methods run as configured. seeds: for methods that draw at random. limit: documents per task. depths: of the
-    needle, in percent, for tasks that place one. speed_rounds: times each method is timed in turn with the others; 0:
-    not at all. generation_batch_size: for tasks that generate; chat_template: for those and for lm-eval's. lm_eval:
-    how lm-eval's tasks are asked. reported: numbers that others published, to stand beside ours.
+    methods: text (`sliding:window=256`), or mappings with name, options, label, match, per_task. budgets: mean
+    visible keys per prefill query that every method without a window of its own is matched to, as tokens or
+    `length/8`; none: methods run as configured. seeds: for methods that draw at random. limit: documents per task.
+    depths: of the needle, in percent, for tasks that place one. speed_rounds: times each method is timed in turn
+    with the others; 0: not at all. batch_size: documents per forward, or "auto". generation_batch_size: for tasks
+    that generate; chat_template: for those and for lm-eval's. lm_eval: how lm-eval's tasks are asked. reported:
+    numbers that others published, to stand beside ours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,8 +49,8 @@ class Suite(BaseModel):
     lengths: list[int] = Field(min_length=1)
     seeds: list[int] = Field([0], min_length=1)
     limit: int = Field(32, ge=1)
-    batch_size: int = Field(4, ge=1)
-    generation_batch_size: int = Field(1, ge=1)
+    batch_size: BatchSize = 4
+    generation_batch_size: BatchSize = 1
     depths: list[Annotated[float, Field(ge=0, le=100)]] = []
     chat_template: bool = False
     data_seed: int = Field(0, ge=0)
@@ -77,6 +79,11 @@ class Suite(BaseModel):
     @classmethod
     def _budgets(cls, value: Any) -> Any:
         return [check_budget(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    @field_validator("batch_size", "generation_batch_size", mode="before")
+    @classmethod
+    def _batch_sizes(cls, value: Any) -> BatchSize:
+        return parse_batch_size(value)
 
     @field_validator("seeds")
     @classmethod

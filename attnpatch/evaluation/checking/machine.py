@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
+from attnpatch.evaluation.batch_size import AUTO
 from attnpatch.evaluation.checking.finding import MISSING, OK, UNKNOWN, Finding
 from attnpatch.evaluation.checking.model import Model
 from attnpatch.evaluation.environment import device_name
@@ -44,7 +45,8 @@ def _cache(model: Model, suite: Suite) -> int:
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     longest = max((length for length in suite.lengths if length <= (model.longest or length)), default=0)
-    return 2 * len(model.sites) * kv_heads * width * longest * max(suite.batch_size, suite.generation_batch_size)
+    sizes = [1 if size == AUTO else size for size in (suite.batch_size, suite.generation_batch_size)]
+    return 2 * len(model.sites) * kv_heads * width * longest * max(sizes)
 
 
 def _free(spread: bool) -> int:
