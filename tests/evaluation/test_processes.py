@@ -18,6 +18,7 @@ from attnpatch.cli.eval import app
 from attnpatch.evaluation.lasting import lasting
 from attnpatch.evaluation.processes import ALONE, Processes, joined
 
+TASK_FILES = Path(__file__).parent / "lm_eval" / "task_files"
 SECONDS = 120  # no process may take longer
 
 # In the worker the second cell raises, and the fourth never ends.
@@ -48,7 +49,7 @@ def request_of(checkpoint):
         return [
             "run", "--model", str(checkpoint), "--methods", "sliding", "stochastic", "--budgets", "12",
             "--tasks", *tasks, "--lengths", "96", "100000", "--limit", "5", "--batch-size", "2", "--seeds", "0",
-            "--speed-rounds", "1", "--output-path", str(out),
+            "--speed-rounds", "1", "--include-path", str(TASK_FILES), "--output-path", str(out),
         ]  # fmt: skip
 
     return arguments
@@ -65,7 +66,7 @@ def free_port() -> str:
 
 
 def test_two_processes_give_the_numbers_of_one(request_of, tmp_path):
-    tasks = ("needle", "copy_decode", "perplexity")
+    tasks = ("needle", "copy_decode", "perplexity", "toy_mc")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     two = subprocess.run(
         [*launcher, "-m", "attnpatch.evaluation", *request_of(tmp_path / "two", *tasks)],
@@ -79,11 +80,12 @@ def test_two_processes_give_the_numbers_of_one(request_of, tmp_path):
     assert found[1]["run"]["unpatched"] is True
     assert {row["method"] for row in found[1]["run"]["speed"]} == {"stock", "sliding", "stochastic"}
     assert lasting(found[1]) == lasting(found[0])
-    assert found[1]["counts"] == {"ok": 9, "skipped": 9, "error": 0}
+    assert found[1]["counts"] == {"ok": 10, "skipped": 11, "error": 0}  # toy_mc is too short for 12 keys
     samples = [{path.name: path.read_bytes() for path in (tmp_path / n / "samples").iterdir()} for n in ("one", "two")]
     assert samples[0] == samples[1]
     assert two.stdout.count("| stochastic @12 |") == one.stdout.count("| stochastic @12 |") > 0  # printed once
     assert two.stderr.count("2 processes share") == 1
+    assert "the main process runs lm-eval's tasks alone, the others wait: toy_mc" in two.stderr
 
 
 def test_a_worker_that_raises_or_dies(request_of, tmp_path):
