@@ -48,7 +48,7 @@ def test_commands_are_understood(command):
     app = evaluation.app if command[0] == "attnpatch-eval" else main.app
     words = command[1:]
     # Minutes of work are the business of other tests; here the words have to be understood.
-    words += ["--help"] if words[0] == "bench" else ["--dry-run"] if words[0] == "run" else []
+    words += {"bench": ["--help"], "run": ["--dry-run"], "train": ["--check"]}.get(words[0], [])
     if "Qwen/Qwen3-8B" in words:  # no hub here: another model by the same words
         words[words.index("Qwen/Qwen3-8B")] = "sandbox:text"
         words = [word for word in words if word not in ("--device-map", "auto")]
@@ -67,7 +67,7 @@ def test_every_method_has_its_row():
     assert sorted(rows) == sorted(attnpatch.methods())
 
 
-@pytest.mark.parametrize("name", ["results", "speed"])
+@pytest.mark.parametrize("name", ["results", "speed", "flux"])
 def test_numbers_stand_in_committed_files(name):
     text = section(name)
     sources = [ROOT / path for path in re.findall(r"`(evals/results/[\w./-]+\.(?:md|json))`", text)]

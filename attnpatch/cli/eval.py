@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +11,17 @@ import typer
 from rich.console import Console
 
 from attnpatch.cli.console import JsonFlag, examples
+from attnpatch.cli.ending import error_line, exit_codes, say
+from attnpatch.cli.eval_results import (
+    COMPARE_EXAMPLES,
+    MAJORITY_EXAMPLES,
+    REPORT_EXAMPLES,
+    compare,
+    majority,
+    report,
+)
 from attnpatch.cli.lists import ListCommand
 from attnpatch.cli.requested import like, requested
-from attnpatch.patching.errors import AttnPatchError
 
 DEFAULT_OUTPUT = Path("attnpatch-results")
 RUN_EXAMPLES = examples(
@@ -30,16 +36,6 @@ CHECK_EXAMPLES = examples(
     "attnpatch-eval check --suite quick --tasks needle --json",
 )
 LIST_EXAMPLES = examples("attnpatch-eval list methods", "attnpatch-eval list tasks", "attnpatch-eval list suites")
-REPORT_EXAMPLES = examples(
-    "attnpatch-eval report attnpatch-results",
-    "attnpatch-eval report attnpatch-results --format csv",
-    "attnpatch-eval report attnpatch-results --format html",
-)
-COMPARE_EXAMPLES = examples("attnpatch-eval compare attnpatch-results attnpatch-results")
-MAJORITY_EXAMPLES = examples(
-    "attnpatch-eval majority attnpatch-results --router router --output majority.yaml",
-    "attnpatch-eval run --suite majority.yaml --output-path attnpatch-results",
-)
 
 app = typer.Typer(
     name="attnpatch-eval",
@@ -51,48 +47,12 @@ app = typer.Typer(
 )
 
 
-class Format(str, Enum):
-    """How `report` shows results."""
-
-    md = "md"
-    csv = "csv"
-    json = "json"
-    html = "html"
-    plot = "plot"
-
-
 class Kind(str, Enum):
     """What `list` lists."""
 
     methods = "methods"
     tasks = "tasks"
     suites = "suites"
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Errors of the user as one line on stderr, with the exit code that goes with them."""
-    from attnpatch.evaluation.errors import LoadingError, LostProcessError
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        _error("interrupted; finished cells are kept, the same command goes on from them")
-        raise typer.Exit(130) from None
-    except (LoadingError, LostProcessError, ImportError) as error:
-        _error(str(error))
-        raise typer.Exit(1) from None
-    except AttnPatchError as error:
-        _error(str(error))
-        raise typer.Exit(2) from None
-
-
-def _error(message: str) -> None:
-    Console(stderr=True).print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    typer.echo(text.rstrip("\n"))
 
 
 @app.callback()
@@ -188,7 +148,7 @@ def run(
     given = dict(locals())
     from attnpatch.evaluation.processes import joined
 
-    with _exit_codes(), joined() as processes:
+    with exit_codes(), joined() as processes:
         prepared = processes.main_first(lambda: _prepared(given, processes))
         if dry_run:
             if processes.main:
@@ -234,7 +194,9 @@ def _run(prepared, processes, output_path: Path, overwrite: bool, strict: bool, 
         if line:
             log.print(line, markup=False, highlight=False, soft_wrap=True)
     if results.unpatch_failed:
-        _error("unpatch_failed: after the run the stock model gave other logits than before; do not trust these cells")
+        error_line(
+            "unpatch_failed: after the run the stock model gave other logits than before; do not trust these cells"
+        )
     raise typer.Exit(results.exit_code(strict))
 
 
@@ -243,7 +205,7 @@ def _show_headline(results) -> None:
 
     console = Console()
     if not console.is_terminal:
-        _say(headline_markdown(results))
+        say(headline_markdown(results))
         return
     for table in rich_tables(results, console.width):
         console.print(table)
@@ -262,8 +224,8 @@ def _show_plan(prepared) -> None:
             if cell.method.match is None or cell.config is None
             else f" {cell.method.match}={cell.config[cell.method.match]}"
         )
-        _say(f"{cell.key[:16]}  {state:7}  {cell.label}{window}  {len(cell.documents)} documents")
-    _say(f"{len(prepared.cells)} cells, {done} done")
+        say(f"{cell.key[:16]}  {state:7}  {cell.label}{window}  {len(cell.documents)} documents")
+    say(f"{len(prepared.cells)} cells, {done} done")
 
 
 @app.command(cls=ListCommand, epilog=CHECK_EXAMPLES)
@@ -279,7 +241,7 @@ def check(
 
     Reads no weights and fetches nothing. Exit codes: 0 all is here; 1 something is missing; 2 wrong use.
     """
-    with _exit_codes():
+    with exit_codes():
         from attnpatch.cli.check import check_request
 
         fine = check_request(requested({**options, "suite": suite_name or options["suite"]}), json)
@@ -289,7 +251,7 @@ def check(
 @app.command("list", epilog=LIST_EXAMPLES)
 def list_(kind: Annotated[Kind, typer.Argument(help="methods, tasks or suites")]) -> None:
     """List methods, tasks or suites."""
-    with _exit_codes():
+    with exit_codes():
         if kind is Kind.methods:
             from attnpatch.patching.method import methods
 
@@ -311,72 +273,15 @@ def list_(kind: Annotated[Kind, typer.Argument(help="methods, tasks or suites")]
             entries = {name: load_suite(name).get("description", "") for name in suite_names()}
         width = max(map(len, entries), default=0)
         for name, text in sorted(entries.items()):
-            _say(f"{name:{width}}  {text}")
+            say(f"{name:{width}}  {text}")
 
 
-@app.command(epilog=REPORT_EXAMPLES)
-def report(
-    folder: Annotated[Path, typer.Argument(help="The --output-path of a run, or its results.json.")],
-    format: Annotated[Format, typer.Option("--format", help="md, csv, json, html or plot.")] = Format.md,
-) -> None:
-    """Show the results of a run again; `html` and `plot` write its page and its pictures again, beside it."""
-    with _exit_codes():
-        import json
-
-        from attnpatch.evaluation.results import Results
-
-        results = Results.load(folder)
-        beside = folder if folder.is_dir() else folder.parent
-        if format is Format.plot:
-            for path in results.plot(beside / "plots"):
-                _say(str(path))
-        elif format is Format.html:
-            from attnpatch.evaluation.page import write_page
-
-            _say(str(write_page(results, beside)))
-        elif format is Format.csv:
-            _say(results.to_csv())
-        elif format is Format.json:
-            _say(json.dumps(results.to_dict(), indent=1, allow_nan=False))
-        else:
-            _say(results.to_markdown())
-
-
-@app.command(epilog=COMPARE_EXAMPLES)
-def compare(
-    first: Annotated[Path, typer.Argument(help="Folder or results.json of one run.")],
-    second: Annotated[Path, typer.Argument(help="Folder or results.json of the other.")],
-) -> None:
-    """Compare two runs row by row, paired by document where both scored the same ones."""
-    with _exit_codes():
-        from attnpatch.evaluation.compare import compare_markdown
-        from attnpatch.evaluation.results import Results
-
-        _say(compare_markdown(Results.load(first), Results.load(second)))
-
-
-@app.command(epilog=MAJORITY_EXAMPLES)
-def majority(
-    folder: Annotated[Path, typer.Argument(help="The --output-path of a run with a router, or its results.json.")],
-    router: Annotated[str | None, typer.Option(help="The router's label, where the run has several.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Default: majority.yaml beside the results.")] = None,
-) -> None:
-    """Write the suite of a run with two fixed plans more: what its router chose most often, overall and per task.
-
-    Run that suite into the same --output-path, with the same options for the model: only the new cells are computed.
-    """
-    with _exit_codes():
-        from attnpatch.evaluation.majority import majority_suite, write_suite
-        from attnpatch.evaluation.results import Results
-
-        suite = majority_suite(Results.load(folder), router)
-        target = output or (folder if folder.is_dir() else folder.parent) / "majority.yaml"
-        write_suite(suite, target)
-        overall, per_task = suite["methods"][-2:]
-        _say(f"all tasks: {overall['options']['plan']}")
-        for task, own in per_task["per_task"].items():
-            _say(f"{task}: {own['plan']}")
-        typer.echo(f"wrote {target}", err=True)
+for _command, _examples in (
+    (report, REPORT_EXAMPLES),
+    (compare, COMPARE_EXAMPLES),
+    (majority, MAJORITY_EXAMPLES),
+):
+    app.command(epilog=_examples)(_command)
 
 
 if __name__ == "__main__":
