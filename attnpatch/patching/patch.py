@@ -13,7 +13,7 @@ from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
 from attnpatch.patching.forward import PackedSample
 from attnpatch.patching.install import Installation
 from attnpatch.patching.method import Method
-from attnpatch.patching.report import SPARSE, Report, describe_site
+from attnpatch.patching.report import Report, describe_site, sparse_share
 from attnpatch.patching.saved import save
 from attnpatch.patching.sites import Site
 
@@ -182,9 +182,8 @@ class Patch:
             notes.append("removed: the model is stock again")
         elif not any(site.calls for site in sites):
             notes.append("no call seen yet: run the model")
-        routed = sum(sum(site.routes.values()) for site in sites)
-        if routed:
-            share = sum(site.routes.get(SPARSE, 0) for site in sites) / routed
+        share = sparse_share(sites)
+        if share is not None:
             notes.append(f"{share:.0%} of the routed layers were sparse (omega {share:.3f})")
         saved = sum(site.cache_bytes_saved for site in sites)
         if saved:

@@ -34,6 +34,12 @@ class SiteReport:
     routes: dict[str, int] = field(default_factory=dict)
 
 
+def sparse_share(sites: list[SiteReport]) -> float | None:
+    """Share of the routed (prompt, layer) pairs that went to the sparse arm; None where nothing was routed."""
+    routed = sum(sum(site.routes.values()) for site in sites)
+    return sum(site.routes.get(SPARSE, 0) for site in sites) / routed if routed else None
+
+
 @dataclass(frozen=True)
 class Report:
     """A snapshot of a patch; prints as a table, `to_dict()` is for programs."""
@@ -68,9 +74,7 @@ class Report:
     @property
     def omega(self) -> float | None:
         """Share of (prompt, layer) pairs that a routing method sent to its sparse arm; None where nothing routed."""
-        sparse = sum(site.routes.get(SPARSE, 0) for site in self.sites)
-        routed = sum(sum(site.routes.values()) for site in self.sites)
-        return sparse / routed if routed else None
+        return sparse_share(self.sites)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -37,7 +37,9 @@ def measure(run: Run, tokenizer, *, progress: bool) -> list[Row]:
     router = {"router": str(folder / "router")}
     rows = ask.run([("stock", "stock", {}), ("router", "flux", router)])
     omega = _mean_omega(rows, len(run.trainee.routers.layers))
-    common = recipe.method.options
+    common, prompts = recipe.method.options, folder / PROMPTS_FILE
+    if {"entropy", "calibrate"} & set(recipe.evaluation.baselines):
+        _write_prompts(run.mixture, recipe.training.max_steps, prompts)
     for kind in recipe.evaluation.baselines:
         if kind in ("full", "sparse"):
             rows += ask.run([(kind, "flux", {**common, "plan": kind})])
@@ -45,8 +47,7 @@ def measure(run: Run, tokenizer, *, progress: bool) -> list[Row]:
             plans = [{**common, "plan": f"random:{omega}", "seed": seed} for seed in RANDOM_SEEDS]
             rows += ask.run([(f"random, seed {plan['seed']}", "flux", plan) for plan in plans])
         elif kind in ("entropy", "calibrate"):
-            prompts = str(_write_prompts(run.mixture, recipe.training.max_steps, folder / PROMPTS_FILE))
-            rows += ask.run([(kind, "flux", {**common, "plan": f"{kind}:{omega}", "prompts": prompts})])
+            rows += ask.run([(kind, "flux", {**common, "plan": f"{kind}:{omega}", "prompts": str(prompts)})])
         else:
             rows += _majority_rows(ask, common, [row for row in rows if row["what"] == "router"])
     return rows
@@ -82,7 +83,7 @@ def _mean_omega(rows: list[Row], layers: int) -> float:
     return math.floor(mean * layers + 1e-6) / layers
 
 
-def _write_prompts(mixture: Mixture, step: int, file: Path) -> Path:
+def _write_prompts(mixture: Mixture, step: int, file: Path) -> None:
     """Prompts of the training mix from behind the last step, to rank layers on; some of every task."""
     kept: Counter[str] = Counter()
     lines = []
@@ -94,7 +95,6 @@ def _write_prompts(mixture: Mixture, step: int, file: Path) -> Path:
         if all(kept[task] == PROMPTS_PER_TASK for task in mixture.tasks):
             break
     file.write_text("".join(f"{line}\n" for line in lines))
-    return file
 
 
 class _Asking:
@@ -173,9 +173,9 @@ def _cell(row: Row | None) -> str:
 
 
 def as_markdown(rows: list[Row]) -> str:
-    header, lines = as_table(rows)
-    table = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in table)
+    from attnpatch.evaluation.tables import markdown_table
+
+    return markdown_table(*as_table(rows))
 
 
 def write(rows: list[Row], folder: Path, recipe: Recipe, name: str | None) -> None:

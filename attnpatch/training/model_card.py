@@ -91,7 +91,9 @@ def _card(recipe: Recipe, name: str | None, text: str, table, *, tags: list[str]
 
 
 def _training_table(folder: Path) -> str:
-    """Some lines of the log: loss, share of sparse layers per task, multipliers."""
+    """Some lines of the log: loss, share of sparse layers per task, tokens."""
+    from attnpatch.evaluation.tables import markdown_table
+
     entries = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
     if not entries:
         return "No step was logged."
@@ -109,4 +111,4 @@ def _training_table(folder: Path) -> str:
         ]
         for entry in shown
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
+    return markdown_table(header, lines)

@@ -93,15 +93,12 @@ def resolve(
     layers, count = [site.layer for site in sites], len(sites)
     if plan in WORDS:
         return dict.fromkeys(layers, plan == "full")
-    letters = (
-        [1 if letter == "f" else 0 for letter in plan] if isinstance(plan, str) and set(plan) <= {*"fs"} else plan
-    )
-    if isinstance(letters, list):
-        if len(letters) != count:
+    if isinstance(plan, list) or set(plan) <= set("fs"):
+        if len(plan) != count:
             raise AttnPatchError(
-                f"plan={plan!r} names {len(letters)} layers, but {count} are patched: {layers}. Give one gate each."
+                f"plan={plan!r} names {len(plan)} layers, but {count} are patched: {layers}. Give one gate each."
             )
-        return {layer: bool(gate) for layer, gate in zip(layers, letters, strict=True)}
+        return {layer: gate in (1, "f") for layer, gate in zip(layers, plan, strict=True)}
     kind, omega = split(plan)
     most = math.floor((1 - omega) * count + 1e-9)
     if kind == "random":
