@@ -28,12 +28,14 @@ FAMILIES = [
     "llava",  # a vision model's text side
 ]
 FEW = ["llama", "gemma3_text"]
+# Methods about images have a list of their own: tests/methods/vision/test_behaviours.py
+METHODS = {name: method for name, method in attnpatch.methods().items() if not method.needs_images}
 CASES = [
     pytest.param((name, options), id=f"{name}{number}")
-    for name, method in attnpatch.methods().items()
+    for name, method in METHODS.items()
     for number, options in enumerate(method.small_options)
 ]
-NAMES = sorted(attnpatch.methods())
+NAMES = sorted(METHODS)
 GENERATION = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
 
 

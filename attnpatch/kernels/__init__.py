@@ -12,7 +12,7 @@ from .block_rule import Blocks
 from .decode import decode
 from .merge import merge
 from .reference import reference_attention
-from .rows import row_outputs, row_weights
+from .rows import row_outputs, row_scores, row_weights, softmax_rows
 from .rules import Causal, PermutedBuckets, PermutedWindow, Rule, Window
 from .spans import visible_mask
 
@@ -33,6 +33,8 @@ __all__ = [
     "merge",
     "reference_attention",
     "row_outputs",
+    "row_scores",
     "row_weights",
+    "softmax_rows",
     "visible_mask",
 ]

@@ -7,18 +7,13 @@ import torch
 from .softmax import explicit_scores
 
 
-def row_weights(
-    q_rows: torch.Tensor,
-    k: torch.Tensor,
-    *,
-    scale: float | None = None,
-    visible: torch.Tensor | None = None,
-    sink_logits: torch.Tensor | None = None,
+def row_scores(
+    q_rows: torch.Tensor, k: torch.Tensor, *, scale: float | None = None, visible: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Softmax weights [B, H, R, K] fp32 of q_rows [B, H, R, D] over k [B, Hkv, K, D].
+    """Scaled scores [B, H, R, K] fp32 of q_rows [B, H, R, D] over k [B, Hkv, K, D], -inf where not visible.
 
     visible: bool, broadcastable to [B, Hkv | H, R, K] (see `visible_mask` for rules, offsets and padding), or None for
-    all keys. A row that sees nothing gets zeros. sink_logits: [H], a column without a key: weights then sum to < 1.
+    all keys.
     """
     if q_rows.shape[1] % k.shape[1]:
         raise ValueError(f"query heads must be a multiple of key heads, got {q_rows.shape[1]} and {k.shape[1]}")
@@ -29,17 +24,35 @@ def row_weights(
             each = visible.shape[-3] == q_rows.shape[1]
             visible = visible.unflatten(-3, (k.shape[1], -1)) if each else visible.unsqueeze(-3)
         scores = scores.masked_fill(~visible, -torch.inf)
-    batch, kv_heads, group, rows, keys = scores.shape
+    return scores.flatten(1, 2)
+
+
+def softmax_rows(scores: torch.Tensor, *, sink_logits: torch.Tensor | None = None) -> torch.Tensor:
+    """Weights [B, H, R, K] of scores [B, H, R, K]. A row that sees nothing (all -inf) gets zeros.
+
+    sink_logits: [H], a column without a key: weights then sum to < 1.
+    """
     highest = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
     if sink_logits is not None:
-        sink = sink_logits.to(scores.dtype).view(1, kv_heads, group, 1, 1)
+        sink = sink_logits.to(scores.dtype).view(1, -1, 1, 1)
         highest = torch.maximum(highest, sink)
     power = torch.exp(scores - highest)
     total = power.sum(-1, keepdim=True)
     if sink_logits is not None:
         total = total + torch.exp(sink - highest)
-    weights = power / total.clamp(min=torch.finfo(scores.dtype).tiny)
-    return weights.reshape(batch, kv_heads * group, rows, keys)
+    return power / total.clamp(min=torch.finfo(scores.dtype).tiny)
+
+
+def row_weights(
+    q_rows: torch.Tensor,
+    k: torch.Tensor,
+    *,
+    scale: float | None = None,
+    visible: torch.Tensor | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax weights [B, H, R, K] fp32: `softmax_rows` of `row_scores`, with their arguments."""
+    return softmax_rows(row_scores(q_rows, k, scale=scale, visible=visible), sink_logits=sink_logits)
 
 
 def row_outputs(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

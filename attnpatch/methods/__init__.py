@@ -9,5 +9,6 @@ for _name, _target in {
     "triangle": "triangle:Triangle",
     "xattention": "xattention:XAttention",
     "flux": "flux.method:Flux",
+    "pai": "vision.pai:PAI",
 }.items():
     register_lazy(_name, f"attnpatch.methods.{_target}")

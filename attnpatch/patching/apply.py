@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
+from attnpatch.patching.images import image_host
 from attnpatch.patching.install import INSTALLATION_KEY, Installation
 from attnpatch.patching.layers import LayerSpec, select_layers
 from attnpatch.patching.method import Method, build_method
@@ -50,6 +51,8 @@ def apply(
     installation = text.base.__dict__.get(INSTALLATION_KEY) or Installation(text)
     placed, skipped = _place(built, text, chosen)
     _refuse_second_key_replacer(placed, installation)
+    if installation.host is None and any(method.needs_images for method in built):
+        installation.host = image_host(unwrap(model), text.base, text.skipped)
     numbered = installation.sequences
     try:
         for one, sites in placed:

@@ -11,6 +11,7 @@ from attnpatch import kernels
 from attnpatch.kernels import Causal, Window
 from attnpatch.patching import eviction
 from attnpatch.patching.budget import SiteStats, Tally
+from attnpatch.patching.edits import Edit, stock_with_edits, with_edits
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.forward import Forward
 from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
@@ -18,6 +19,7 @@ from attnpatch.patching.parts import joined_queries, mask_of_part
 from attnpatch.patching.sink_cache import DRAFT, FIX
 
 if TYPE_CHECKING:
+    from attnpatch.patching.images import Images
     from attnpatch.patching.sink_cache import SinkWindowLayer
     from attnpatch.patching.sites import Site
 
@@ -29,14 +31,18 @@ class Call:
 
     query `[B, H, Q, D]`, key `[B, Hkv, K, D]`, value `[B, Hkv, K, Dv]`; `offset` is the absolute index of query
     row 0, `key_offset` that of key column 0. Methods may replace query, key and value before calling `inner`.
-    hidden: the layer's input `[B, Q, hidden]` as its attention module got it, for methods that set `needs_hidden`.
+    hidden: the attention module's input `[B, Q, hidden]`, for methods that set `needs_hidden`; residual: the decoder
+    layer's input `[B, Q, hidden]`, before its norm, for methods that set `needs_residual`.
     """
 
     __slots__ = (
-        "extra", "forward", "hidden", "host", "key", "mask", "module", "query", "scaling", "site", "stats", "value",
+        "edits", "extra", "forward", "hidden", "host", "key", "mask", "module", "query", "residual", "scaling", "site",
+        "stats", "value",
     )  # fmt: skip
 
-    def __init__(self, site, forward, host, module, query, key, value, mask, scaling, extra, hidden=None) -> None:
+    def __init__(
+        self, site, forward, host, module, query, key, value, mask, scaling, extra, hidden=None, residual=None
+    ) -> None:
         self.site: Site = site
         self.forward: Forward = forward
         self.host: Callable = host
@@ -48,11 +54,18 @@ class Call:
         self.scaling: float | None = scaling
         self.extra: dict[str, Any] = extra
         self.hidden: torch.Tensor | None = hidden
+        self.residual: torch.Tensor | None = residual
         self.stats: SiteStats | None = None
+        self.edits: list[Edit] = []
 
     @property
     def layer(self) -> int:
         return self.site.layer
+
+    @property
+    def images(self) -> Images | None:
+        """The image tokens of the sequence so far; None where nothing stands for an image."""
+        return self.forward.images
 
     @property
     def spec(self) -> MaskSpec | None:
@@ -116,11 +129,15 @@ class Call:
         return known[end]
 
     def stock(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the layer would have computed without us, from this call's query, key and value."""
+        """What the layer would have computed without us, from this call's query, key and value, and the edits."""
         if self.forward.held:
             self._require_all_keys()
         if self.stats is not None:
             self._count(self.site.base, None)
+        return stock_with_edits(self) if self.edits else self.unedited()
+
+    def unedited(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the host's attention makes of this call's query, key and value."""
         spec = self.spec
         mask = spec.base_mask if spec is not None else self.mask
         return self.host(self.module, self.query, self.key, self.value, mask, scaling=self.scaling, **self.extra)
@@ -198,7 +215,15 @@ class Call:
             weights = None
         if self.stats is not None:
             self._count(backend, rule, first, last)
-        return output.transpose(1, 2).contiguous(), weights
+        attended = output.transpose(1, 2).contiguous(), weights
+        if not self.edits:
+            return attended
+        self._require_all_keys()
+        return with_edits(self, attended, first, rule)
+
+    def edit(self, edit: Edit) -> None:
+        """Have the attention of some query rows changed when it is computed further down, by `inner(call)`."""
+        self.edits.append(edit)
 
     def of_rows(self, rows: list[int]) -> Call:
         """The same call for some rows of the batch alone.
@@ -209,15 +234,20 @@ class Call:
             self._require_all_keys()
         first, last = rows[0], rows[-1] + 1
         if rows == list(range(first, last)):  # neighbours are a view: nothing of the cache is copied
-            return self._part(self.forward.of_rows(tuple(rows)), lambda x: x[first:last], lambda x: x[first:last])
-        at = torch.tensor(rows, device=self.query.device)
-        return self._part(
-            self.forward.of_rows(tuple(rows)), lambda x: x.index_select(0, at), lambda x: x.index_select(0, at)
-        )
+            part = self._part(self.forward.of_rows(tuple(rows)), lambda x: x[first:last], lambda x: x[first:last])
+        else:
+            at = torch.tensor(rows, device=self.query.device)
+            part = self._part(
+                self.forward.of_rows(tuple(rows)), lambda x: x.index_select(0, at), lambda x: x.index_select(0, at)
+            )
+        part.edits = [edit.of_rows(rows) for edit in self.edits]
+        return part
 
     def of_queries(self, first: int, last: int) -> Call:
         """The same call for the query rows first..last-1, which see the same keys."""
-        return self._part(self.forward.of_queries(first, last), lambda x: x[..., first:last, :], lambda x: x)
+        part = self._part(self.forward.of_queries(first, last), lambda x: x[..., first:last, :], lambda x: x)
+        part.edits = [edit for edit in (edit.of_queries(first, last) for edit in self.edits) if edit is not None]
+        return part
 
     def of_sample(self, number: int) -> Call:
         """One sample of a packed row, as the call it would be alone."""
@@ -228,9 +258,11 @@ class Call:
     def _part(self, forward: Forward, queries: Callable, keys: Callable) -> Call:
         """`queries` takes what belongs to the part's query rows, `keys` what belongs to its keys."""
         hidden = None if self.hidden is None else queries(self.hidden)
+        residual = None if self.residual is None else queries(self.residual)
         part = Call(
             self.site, forward, self.host, self.module, queries(self.query), keys(self.key), keys(self.value),
             mask_of_part(self.mask, forward, self.site.window), self.scaling, self.extra, hidden,
+            residual,
         )  # fmt: skip
         part.stats = self.stats
         return part

@@ -80,6 +80,13 @@ def hand_down_hidden(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tupl
     return args, {**kwargs, HIDDEN_KEY: hidden}
 
 
+def hand_down_residual(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Pre-hook of a decoder layer: its input is kept for the attention call inside it."""
+    forward: Forward | None = kwargs.get(FORWARD_KEY)
+    if forward is not None:
+        forward.residual = kwargs.get("hidden_states", args[0] if args else None)
+
+
 class Dispatcher:
     """The function registered as `attnpatch:<base>`: patched modules run their chain, all others the base."""
 
@@ -108,7 +115,10 @@ class Dispatcher:
             mask = attention_mask.spec.base_mask if isinstance(attention_mask, LazyMask) else attention_mask
             host = host_function(module, self.base) if plan is None else plan.host
             return host(module, query, key, value, mask, scaling=scaling, **extra)
-        call = Call(plan.site, forward, plan.host, module, query, key, value, attention_mask, scaling, extra, hidden)
+        call = Call(
+            plan.site, forward, plan.host, module, query, key, value, attention_mask, scaling, extra, hidden,
+            forward.residual,
+        )  # fmt: skip
         if plan.traceable or not torch.compiler.is_compiling():
             forward.calls += 1
             return plan.chain(call)

@@ -11,6 +11,7 @@ from attnpatch.patching.errors import UnsupportedCallError
 if TYPE_CHECKING:
     from attnpatch.patching.budget import Tally
     from attnpatch.patching.eviction import Request
+    from attnpatch.patching.images import Given, Images
     from attnpatch.patching.sink_cache import SinkWindowLayer
 
 
@@ -30,14 +31,20 @@ class Forward:
     while it runs: cache, the one it was given; held, by layer index, the cache layers that have dropped tokens;
     evictions, what is to be dropped once the model has made a cache.
 
+    images: the image tokens of the sequence so far, None where no method asks or nothing stands for an image.
+    given: at the start of a prompt and only for methods that ask, what the model was called with. aside: what a method
+    runs a pass of its own for, None in the user's. residual: what entered the decoder layer at hand `[B, Q, hidden]`,
+    for methods that ask. memo: what one call works out for the others.
+
     Some rows of the batch, some query rows, and one sample of a packed row are forwards of their own (`of_rows`,
     `of_queries`, `of_sample`). whole: the forward that this one is part of; rows: which of its rows; sample: the
     number of the sample.
     """
 
     __slots__ = (
-        "cache", "calls", "declared_prompt", "evictions", "held", "index", "masks", "offset", "padding", "parts",
-        "q_len", "ready_mask", "rows", "sample", "samples", "spans_at", "state", "tallies", "whole",
+        "aside", "cache", "calls", "declared_prompt", "evictions", "given", "held", "images", "index", "masks", "memo",
+        "offset", "padding", "parts", "q_len", "ready_mask", "residual", "rows", "sample", "samples", "spans_at",
+        "state", "tallies", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +73,11 @@ class Forward:
         self.tallies: dict[tuple, Tally] = {}
         self.spans_at: dict = {}
         self.masks: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.images: Images | None = None
+        self.given: Given | None = None
+        self.aside: object | None = None
+        self.residual: torch.Tensor | None = None
+        self.memo: dict = {}
         self.samples: tuple[PackedSample, ...] | None = None
         self.sample: int | None = None
         self.rows: tuple[int, ...] | None = None
@@ -77,12 +89,13 @@ class Forward:
         padding = None if self.padding is None else self.padding[list(rows)]
         part = self._part(("rows", rows), padding=padding, state=self.state.setdefault(("rows", rows), {}))
         part.rows = rows
+        part.images = None if self.images is None else self.images.of_rows(list(rows))
         return part
 
     def of_queries(self, first: int, last: int) -> Forward:
         """The same forward for its query rows first..last-1."""
         part = self._part(("queries", first, last), offset=self.offset + first, q_len=last - first)
-        part.held = self.held
+        part.held, part.images = self.held, self.images
         return part
 
     def of_sample(self, number: int) -> Forward:
@@ -104,7 +117,7 @@ class Forward:
         if key not in self.parts:
             own = ("q_len", "offset", "padding", "ready_mask", "index", "state", "declared_prompt")
             part = self.parts[key] = Forward(**{name: getattr(self, name) for name in own} | changes)
-            part.whole = self
+            part.whole, part.aside = self, self.aside
         return self.parts[key]
 
     def in_decode(self, row: int) -> bool:

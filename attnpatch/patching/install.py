@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attnpatch.patching import eviction
-from attnpatch.patching.dispatch import FORWARD_KEY, PLAN_KEY, Link, SitePlan, Stock, hand_down_hidden
+from attnpatch.patching.asides import ASIDE_KEY, Aside, Given
+from attnpatch.patching.dispatch import (
+    FORWARD_KEY,
+    PLAN_KEY,
+    Link,
+    SitePlan,
+    Stock,
+    hand_down_hidden,
+    hand_down_residual,
+)
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.forward import Forward, PackedSample
+from attnpatch.patching.images import SEEN_KEY, ImageHost, Images, Seen, images_of, look, refuse_no_image
 from attnpatch.patching.masks import LazyMask
 from attnpatch.patching.sites import PREFIX, Site, TextModel
 
 if TYPE_CHECKING:
+    from attnpatch.patching.method import Method
     from attnpatch.patching.patch import Patch
 
 INSTALLATION_KEY = "attnpatch_installation"  # entry in the text base model's __dict__
@@ -35,9 +46,11 @@ class Installation:
         self.argument_names = list(inspect.signature(type(text.base).forward).parameters)[1:]
         self.patches: list[Patch] = []
         self.handles: list = []
-        self.hidden_handles: dict[str, Any] = {}  # of the sites whose methods ask for their input
+        self.host: ImageHost | None = None  # the vision-language model around, once a method asks for its images
+        self.input_handles: dict[tuple, Any] = {}  # hooks that hand down what some methods ask for
         self.declared_prompt: int | None = None
         self.declared_samples: tuple[PackedSample, ...] | None = None
+        self.declared_images: torch.Tensor | None = None
         self.sequences = 0
         self.traceable = True
         self.evicting: frozenset[int] = frozenset()  # layers whose method drops tokens from the cache
@@ -97,25 +110,21 @@ class Installation:
         links: dict[str, Any] = {}
         touched = any(patch.site_names for patch in self.patches)
         self.traceable = True
-        evicting, hidden = set(), set()
+        evicting, wanted = set(), set()
         for patch in self.patches:
             if not patch.enabled:
                 continue
             for method, name, stats in patch.placements():
                 links[name] = Link(method, links.get(name, Stock()), stats)
                 self.traceable &= method.compilable
-                if method.needs_hidden:
-                    hidden.add(name)
+                wanted |= _inputs_for(method, name)
                 if method.evicts and self.sites[name].kind == "full":
                     evicting.add(self.sites[name].layer)
         self.evicting = frozenset(evicting)
         eviction.disarm(self.states)
+        self._hand_down(wanted)
         for name in self.sites:
             module = self.base.get_submodule(name)
-            if name in hidden and name not in self.hidden_handles:
-                self.hidden_handles[name] = module.register_forward_pre_hook(hand_down_hidden, with_kwargs=True)
-            elif name not in hidden and name in self.hidden_handles:
-                self.hidden_handles.pop(name).remove()
             if not touched:
                 module.__dict__.pop(PLAN_KEY, None)
                 continue
@@ -123,19 +132,35 @@ class Installation:
             plan.chain, plan.traceable = links.get(name), self.traceable
             module.__dict__[PLAN_KEY] = plan
 
+    def _hand_down(self, wanted: set[tuple[str, str]]) -> None:
+        """Hooks for what is wanted and none for the rest."""
+        for key in set(self.input_handles) - wanted:
+            self.input_handles.pop(key).remove()
+        for what, name in wanted - set(self.input_handles):
+            module = self.host.module if what == "images" else self.base.get_submodule(name)
+            hook = {"hidden": hand_down_hidden, "residual": hand_down_residual, "images": self._look}[what]
+            self.input_handles[what, name] = module.register_forward_pre_hook(hook, with_kwargs=True)
+
     # one forward
 
+    def _look(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if self.base.config._attn_implementation_internal != self.name:
+            return None
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+        return args, {**kwargs, SEEN_KEY: look(self.host, dict(zip(names, args, strict=False)) | kwargs)}
+
     def _begin(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        seen, aside = kwargs.pop(SEEN_KEY, None), kwargs.pop(ASIDE_KEY, None)
         if module.config._attn_implementation_internal != self.name:
             self._warn_switched_off(module.config._attn_implementation_internal)
             return None
         # A graph may read nothing that changes from call to call.
         in_graph = torch.compiler.is_compiling() and self.traceable
-        forward = Forward() if in_graph else self._open(args, kwargs)
+        forward = Forward() if in_graph else self._open(args, kwargs, seen, aside)
         return args, {**kwargs, FORWARD_KEY: forward}
 
     @torch.compiler.disable
-    def _open(self, args: tuple, kwargs: dict) -> Forward:
+    def _open(self, args: tuple, kwargs: dict, seen: Seen | None, aside: Aside | None) -> Forward:
         given = {**dict(zip(self.argument_names, args, strict=False)), **kwargs}
         tokens = given.get("input_ids")
         if tokens is None:
@@ -147,7 +172,9 @@ class Installation:
             ask = getattr(cache, "get_query_offset", cache.get_seq_length)
             offset = int(ask(self.first_layer))
         state = self._state(cache, offset)
-        if offset == 0:
+        if aside is not None:
+            state.update(index=aside.index, prompt_end=q_len)
+        elif offset == 0:
             state.update(index=self.sequences, prompt_end=q_len)
             self.sequences += 1 if self.declared_samples is None else len(self.declared_samples)
         plain = isinstance(mask, torch.Tensor) and mask.ndim == 2
@@ -166,7 +193,27 @@ class Installation:
             forward.samples = _fitting(self.declared_samples, tokens, given.get("position_ids"), mask, cache)
         if self.evicting and cache is not None:
             forward.held = eviction.open_cache(cache, self.evicting)
+        if aside is not None:
+            forward.aside = aside.purpose
+        elif self.host is not None:
+            self._open_images(forward, seen, given, tokens.shape[0])
         return forward
+
+    def _open_images(self, forward: Forward, seen: Seen | None, given: dict, rows: int) -> None:
+        asking = {id(m): m for p in self.patches if p.enabled for m in p.methods if m.needs_images}.values()
+        if not asking:
+            return
+        before: Images | None = forward.state.get("images")
+        images = images_of(seen, self.declared_images, rows, forward.q_len, forward.offset, before)
+        forward.state["images"] = images
+        forward.images = images if images is not None and images.any else None
+        if forward.images is None and forward.offset == 0:
+            refuse_no_image(asking)
+        if forward.images is not None and forward.offset == 0:
+            forward.given = Given(self.host, seen, self.base, given, images, forward.index)
+            for method in asking:
+                method.begin(forward)
+            forward.given = None  # it holds pictures
 
     def _state(self, cache: object | None, offset: int) -> dict:
         if cache is None:
@@ -198,6 +245,16 @@ class Installation:
         if key not in self.warned:
             self.warned.add(key)
             warnings.warn(f"attnpatch: {message}", stacklevel=2)
+
+
+def _inputs_for(method: Method, site: str) -> set[tuple[str, str]]:
+    """What has to be handed down to `method` at `site`, as (what, name of the text model's module)."""
+    wanted = {("hidden", site)} if method.needs_hidden else set()
+    if method.needs_residual:
+        wanted.add(("residual", site.rpartition(".")[0]))
+    if method.needs_images:
+        wanted.add(("images", ""))
+    return wanted
 
 
 def _fitting(

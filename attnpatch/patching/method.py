@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnpatch.patching.calls import Call, Inner
+    from attnpatch.patching.forward import Forward
     from attnpatch.patching.sites import Site
 
 ENTRY_POINT_GROUP = "attnpatch.methods"
@@ -48,7 +49,9 @@ class Method:
     depends_on_length: ClassVar[bool] = False  # appending tokens changes what earlier tokens see
     replaces_keys: ClassVar[bool] = False  # it decides which keys a query sees; one such method per site
     reads_whole_prompt: ClassVar[bool] = False  # what it does at a token may depend on later prompt tokens
-    needs_hidden: ClassVar[bool] = False  # it reads `call.hidden`, the layer's input
+    needs_hidden: ClassVar[bool] = False  # it reads `call.hidden`, the attention module's input
+    needs_residual: ClassVar[bool] = False  # it reads `call.forward.residual`, the decoder layer's input
+    needs_images: ClassVar[bool] = False  # it reads `call.forward.images`: only for models with image tokens
     compilable: ClassVar[bool] = False  # its attend() may be traced by torch.compile
 
     def __init__(self, config: Config | None = None, **options: Any) -> None:
@@ -113,6 +116,12 @@ class Method:
         """Called once with the sites to be patched and the text model, before installation; raise here to refuse.
 
         It may run the model, and must leave it as it was.
+        """
+
+    def begin(self, forward: Forward) -> None:
+        """Called before the first layer of a prompt, for methods that set `needs_images`; `forward.given` is set.
+
+        It may run the model by `forward.given.aside(...)`.
         """
 
     def attend(self, call: Call, inner: Inner) -> tuple[torch.Tensor, torch.Tensor | None]:

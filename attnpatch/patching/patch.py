@@ -8,9 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from attnpatch.patching.budget import SiteStats, mean_keys
 from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
 from attnpatch.patching.forward import PackedSample
+from attnpatch.patching.images import declared
 from attnpatch.patching.install import Installation
 from attnpatch.patching.method import Method
 from attnpatch.patching.report import Report, describe_site, sparse_share
@@ -95,6 +98,19 @@ class Patch:
             yield self
         finally:
             self._installation.declared_prompt = before
+
+    @contextmanager
+    def images(self, mask: torch.Tensor) -> Iterator[Patch]:
+        """Declare which tokens of the prompt stand for images, for the length of a `with` block.
+
+        Needed where the model is given embeddings that already hold the images. mask: bool `[B, T]`. Raises
+        AttnPatchError for anything else.
+        """
+        before, self._installation.declared_images = self._installation.declared_images, declared(mask)
+        try:
+            yield self
+        finally:
+            self._installation.declared_images = before
 
     @contextmanager
     def packed(self, lengths: Sequence[int], prompts: Sequence[int] | None = None) -> Iterator[Patch]:

@@ -1,0 +1,1 @@
+"""Methods that change how a vision-language model attends to its image tokens."""

@@ -1,0 +1,96 @@
+"""Passes that a method runs for itself before a prompt: the prompt once more, or the prompt without its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from attnpatch.patching.errors import UnsupportedCallError
+from attnpatch.patching.images import ImageHost, Images, Seen
+
+ASIDE_KEY = "attnpatch_aside"  # keyword that marks such a pass, from the vision-language model down to the text model
+_PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids")
+_KEPT = ("return_dict", "output_attentions")
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Marks a pass: the sequence it is run for, and whatever the method wants to find in `forward.aside`."""
+
+    index: int
+    purpose: Any
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a prompt came with.
+
+    host, seen: the vision-language model and its arguments (seen is None if the text model was called by itself);
+    base, arguments: the text model and its own; index: number of the sequence.
+    """
+
+    host: ImageHost
+    seen: Seen | None
+    base: PreTrainedModel
+    arguments: dict[str, Any]
+    images: Images
+    index: int
+
+    def again(self, purpose: Any) -> None:
+        """Run the text model over the same prompt, images included as they were encoded, without a cache."""
+        with torch.no_grad():
+            self.base(
+                **{**self.arguments, "past_key_values": None, "use_cache": False},
+                **{ASIDE_KEY: Aside(self.index, purpose)},
+            )
+
+    def without_images(self, purpose: Any, *, drop_wrappers: bool = True) -> torch.Tensor:
+        """Run the model over the text of the rows that have an image, left-padded.
+
+        drop_wrappers: leave out tokens that are there only because an image is, as far as the config names them.
+        Returns the numbers of those rows. Raises UnsupportedCallError where the model was not called with its tokens,
+        and for a prompt that is nothing but images.
+        """
+        if self.seen is None:
+            raise UnsupportedCallError(
+                "the text model was called by itself, with the images already in its embeddings, so the prompt "
+                "without them cannot be run. Call the whole vision-language model."
+            )
+        rows = self.images.rows.nonzero().flatten()
+        given = self.seen.given
+        keep = ~self.images.mask[rows]
+        if given.get("attention_mask") is not None and isinstance(given["attention_mask"], torch.Tensor):
+            keep &= given["attention_mask"][rows][:, : keep.shape[1]].bool()
+        if drop_wrappers and given.get("input_ids") is not None and self.host.wrappers:
+            wrappers = torch.tensor(self.host.wrappers, device=keep.device)
+            keep &= ~torch.isin(given["input_ids"][rows], wrappers)
+        counts = keep.sum(1)
+        if not bool(counts.all()):
+            raise UnsupportedCallError("a prompt holds nothing but images; the pass without them needs some text.")
+        length = int(counts.max())
+        # A stable sort puts what is left out to the left and keeps the order of the rest.
+        order = keep.int().argsort(1, stable=True)[:, keep.shape[1] - length :]
+        cut = {}
+        for name in _PER_TOKEN:
+            values = given.get(name)
+            if values is not None:
+                values = values[rows]
+                index = order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+                cut[name] = values.gather(1, index)
+        if length > int(counts.min()):
+            cut["attention_mask"] = (torch.arange(length, device=keep.device) >= length - counts[:, None]).long()
+        self._run(cut, purpose)
+        return rows
+
+    def _run(self, arguments: dict[str, Any], purpose: Any) -> None:
+        module = self.host.module
+        kept = {name: self.seen.given[name] for name in _KEPT if name in self.seen.given}
+        before = {name: module.__dict__[name] for name in ("rope_deltas",) if name in module.__dict__}  # of Qwen-VL
+        try:
+            with torch.no_grad():
+                module(**arguments, **kept, use_cache=False, **{ASIDE_KEY: Aside(self.index, purpose)})
+        finally:
+            module.__dict__.update(before)

@@ -1,0 +1,172 @@
+"""Edits of the attention of a few query rows: everything else stays what the fused attention computed.
+
+A method that changes weights of some rows says so (`call.edit(...)`) and goes on to `inner`. At the end of the chain
+the attention runs for all rows as always; the rows that were named are computed once more with their weights written
+out, changed by all edits, and put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from attnpatch import kernels
+from attnpatch.patching.masks import LazyMask
+
+if TYPE_CHECKING:
+    from attnpatch.patching.calls import Call
+    from attnpatch.patching.images import Images
+
+ROWS_AT_ONCE = 128  # query rows whose weights are written out together, [B, H, 128, K] fp32
+Attended = tuple[torch.Tensor, torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class RowsAt:
+    """Which query rows an edit is looking at.
+
+    first: absolute index of the first one; key_first: absolute index of the first key; batch: numbers of the batch
+    rows, None for all of them.
+    """
+
+    first: int
+    key_first: int = 0
+    batch: tuple[int, ...] | None = None
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` `[B, ...]` of the whole batch, for the batch rows at hand."""
+        return values if self.batch is None else values[list(self.batch)]
+
+    def image_keys(self, images: Images, keys: int) -> torch.Tensor:
+        """Which of the `keys` keys are image tokens, bool `[B, 1, 1, keys]`; `images` of the whole batch."""
+        return self.of(images.keys(self.key_first, keys))[:, None, None]
+
+
+Change = Callable[[torch.Tensor, RowsAt], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of the attention of some query rows.
+
+    change: takes the rows' weights `[B, H, R, K]` fp32 (scores, scaled and -inf where nothing is visible, with
+        `before_softmax`) and which rows they are; returns the new ones and a bool `[B, H or 1, R or 1]` of what it
+        changed, None for all. It must not write into its argument.
+    first: the first query row of the call that may change.
+    rows: bool `[B, Q - first]`, which rows from there on may change, None for all.
+    everywhere: it changes every head of every row it may change, so what was there before is not needed.
+    """
+
+    change: Change
+    before_softmax: bool = False
+    first: int = 0
+    rows: torch.Tensor | None = None
+    everywhere: bool = False
+    batch: tuple[int, ...] | None = None
+
+    def of_rows(self, rows: list[int]) -> Edit:
+        """The same edit for some rows of the batch alone."""
+        mine = tuple(rows) if self.batch is None else tuple(self.batch[row] for row in rows)
+        return replace(self, batch=mine, rows=None if self.rows is None else self.rows[rows])
+
+    def of_queries(self, first: int, last: int) -> Edit | None:
+        """The edit for the query rows first..last-1 of the call, None if it changes none of them."""
+        if self.first >= last:
+            return None
+        start = max(self.first, first)
+        rows = None if self.rows is None else self.rows[:, start - self.first : last - self.first]
+        return replace(self, first=start - first, rows=rows)
+
+
+def stock_with_edits(call: Call) -> Attended:
+    """The host's attention with the call's edits in it."""
+    lone = call.query.shape[2] == 1 and not call.extra.get("output_attentions")
+    if lone and any(edit.everywhere and edit.rows is None and not edit.first for edit in call.edits):
+        weights, _ = _edited(call, 0, 1, None)
+        output = kernels.row_outputs(weights, call.value[:, :, : weights.shape[-1]])
+        return output.transpose(1, 2).contiguous(), None
+    return with_edits(call, call.unedited(), 0, None)
+
+
+def with_edits(call: Call, attended: Attended, start: int, rule: kernels.Rule | None) -> Attended:
+    """`attended` with the call's edits put in.
+
+    start: the query row that it begins with; rule: the sparse rule it was computed under, None for the layer's own.
+    """
+    output, weights = attended
+    count = start + output.shape[1]
+    first = max(start, min(edit.first for edit in call.edits))
+    for low in range(first, count, ROWS_AT_ONCE):
+        high = min(low + ROWS_AT_ONCE, count)
+        edited, touched = _edited(call, low, high, rule)
+        keys = edited.shape[-1]
+        new = kernels.row_outputs(edited, call.value[:, :, :keys]).transpose(1, 2)  # [B, R, H, Dv]
+        output = _put(output, new, touched.transpose(1, 2), low - start, dim=1)
+        if weights is not None:
+            wide = torch.nn.functional.pad(edited, (0, weights.shape[-1] - keys))
+            weights = _put(weights, wide, touched, low - start, dim=2)
+    return output, weights
+
+
+def _put(whole: torch.Tensor, new: torch.Tensor, touched: torch.Tensor, at: int, dim: int) -> torch.Tensor:
+    """`whole` with `new` in it from index `at` of `dim` on, where `touched`."""
+    count = new.shape[dim]
+    mixed = torch.where(touched.unsqueeze(-1), new.to(whole.dtype), whole.narrow(dim, at, count))
+    behind = at + count
+    return torch.cat([whole.narrow(dim, 0, at), mixed, whole.narrow(dim, behind, whole.shape[dim] - behind)], dim)
+
+
+def _edited(call: Call, low: int, high: int, rule: kernels.Rule | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights `[B, H, R, K]` of the query rows low..high-1 after all edits, and which changed, bool `[B, H, R]`."""
+    query, key_first = call.query[:, :, low:high], call.key_offset
+    visible = _visible(call, low, high, rule)
+    keys = call.key.shape[2] if visible is None else visible.shape[-1]
+    values = kernels.row_scores(query, call.key[:, :, :keys], scale=call.scaling, visible=visible)
+    touched = torch.zeros(values.shape[:3], dtype=torch.bool, device=values.device)
+    for before_softmax in (True, False):
+        if not before_softmax:
+            values = kernels.softmax_rows(values, sink_logits=call.extra.get("s_aux"))
+        for edit in reversed(call.edits):  # the innermost method wrote its edit last and changes first
+            part = edit.of_queries(low, high) if edit.before_softmax is before_softmax else None
+            if part is not None:
+                at = RowsAt(call.offset + low + part.first, key_first, part.batch)
+                values, touched = _apply(part, at, values, touched)
+    return values, touched
+
+
+def _apply(edit: Edit, at: RowsAt, values: torch.Tensor, touched: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    old = values[:, :, edit.first :]
+    new, changed = edit.change(old, at)
+    if edit.rows is not None:
+        rows = edit.rows[:, None]
+        changed = rows if changed is None else changed & rows
+    if changed is None:
+        changed = torch.ones_like(touched[:, :, edit.first :])
+    else:
+        new = torch.where(changed.unsqueeze(-1), new, old)
+    changed = touched[:, :, edit.first :] | changed
+    if not edit.first:
+        return new, changed
+    return torch.cat([values[:, :, : edit.first], new], 2), torch.cat([touched[:, :, : edit.first], changed], 2)
+
+
+def _visible(call: Call, low: int, high: int, rule: kernels.Rule | None) -> torch.Tensor | None:
+    """Which keys the query rows low..high-1 see, bool `[B or 1, H or 1, R, K]`; None for all of them."""
+    if rule is not None:
+        rows = torch.arange(call.offset + low, call.offset + high, device=call.query.device)
+        keys = call.end - call.key_offset
+        return kernels.visible_mask(
+            rule, rows, keys, call.query.shape[0], key_offset=call.key_offset, spans=call.spans, total=call.end
+        )
+    if call.mask is None:  # inside a compiled graph: nothing is hidden but what comes later
+        rule = call.own_rule
+        return _visible(call, low, high, rule)
+    newest = call.key_offset + call.key.shape[2] == call.offset + high == call.offset + low + 1
+    if newest and call.spec is not None and call.spans is None and call.pattern.kind == "causal":
+        return None  # a lone newest query sees all that is there
+    mask = call.of_queries(low, high).mask
+    mask = mask.spec.dense if isinstance(mask, LazyMask) else mask
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

@@ -1,0 +1,188 @@
+"""Where a prompt's image tokens stand: read from what the model is given, remembered with the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError, UnsupportedModelError
+
+SEEN_KEY = "attnpatch_images"  # keyword that carries what the vision-language model was given to its text model
+_PIXELS = ("pixel_values", "pixel_values_videos")  # what brings images into a forward: raw,
+_ENCODED = "mm_encoder_outputs"  # or as generate() has encoded them
+_IMAGE_IDS = ("image_token_id", "video_token_id")
+_WRAPPER_IDS = (
+    "vision_start_token_id", "vision_end_token_id", "boi_token_index", "eoi_token_index", "boi_token_id",
+    "eoi_token_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageHost:
+    """The vision-language model around a text model.
+
+    module: it takes input_ids and images and calls the text model; tokens: ids that stand for an image in the
+    sequence; wrappers: ids of tokens that are there only because an image is.
+    """
+
+    module: PreTrainedModel
+    tokens: tuple[int, ...]
+    wrappers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the vision-language model was given in one forward.
+
+    mask: its image tokens, bool `[B, Q]`, None where they cannot be told; given: all arguments, by name.
+    """
+
+    mask: torch.Tensor | None
+    given: dict[str, Any]
+
+
+@dataclass
+class Images:
+    """The image tokens of a batch.
+
+    mask: bool `[B, T]`, by absolute index, of the sequence as far as it was given (generated tokens are not images).
+    ids: the tokens `[B, T]`, None where the model was given embeddings.
+    """
+
+    mask: torch.Tensor
+    ids: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.rows: torch.Tensor = self.mask.any(1)  # bool [B]: which rows have an image
+        self.first: torch.Tensor = torch.where(self.rows, self.mask.int().argmax(1), self.mask.shape[1])
+        behind = self.mask.shape[1] - self.mask.flip(1).int().argmax(1)
+        self.stop: torch.Tensor = torch.where(self.rows, behind, 0)  # [B]: just behind the last image token
+        self.any: bool = bool(self.rows.any())
+        self.all: bool = bool(self.rows.all())
+        self._keys: dict[tuple[int, int], torch.Tensor] = {}
+
+    def keys(self, first: int, count: int) -> torch.Tensor:
+        """Which of the keys first..first+count-1 are image tokens, bool `[B, count]`."""
+        if (first, count) not in self._keys:
+            self._keys = {(first, count): _columns(self.mask, first, count)}  # the next step asks for other keys
+        return self._keys[first, count]
+
+    def of_rows(self, rows: list[int]) -> Images:
+        return Images(self.mask[rows], None if self.ids is None else self.ids[rows])
+
+    def followed_by(self, mask: torch.Tensor, ids: torch.Tensor | None, offset: int) -> Images:
+        """These images and the tokens that come from index `offset` on."""
+        known = None if self.ids is None or ids is None else torch.cat([_columns(self.ids, 0, offset), ids], 1)
+        return Images(torch.cat([_columns(self.mask, 0, offset), mask], 1), known)
+
+
+def _columns(values: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """Columns first..first+count-1 of `[B, T]`; zero (no image) where there are none."""
+    part = values[:, first : first + count]
+    missing = count - part.shape[1]
+    return part if not missing else torch.cat([part, part.new_zeros(part.shape[0], missing)], 1)
+
+
+def image_host(outer: PreTrainedModel, base: PreTrainedModel, skipped: tuple[tuple[str, str], ...]) -> ImageHost:
+    """The vision-language model around `base` inside `outer`.
+
+    Raises UnsupportedModelError, with the reason, where no image token stands in the sequence.
+    """
+    around = [m for m in outer.modules() if isinstance(m, PreTrainedModel) and m is not base and _holds(m, base)]
+    name = type(outer).__name__
+    if any(reason.startswith("cross-attention") for _, reason in skipped):
+        raise UnsupportedModelError(
+            f"{name} takes images in through cross-attention layers: no image token stands in the text sequence, so a "
+            "method about attention to image tokens has nothing to act on."
+        )
+    tokens = {getattr(m.config, key, None) for m in around for key in _IMAGE_IDS} - {None}
+    if not around or not tokens:
+        raise UnsupportedModelError(
+            f"{name} has no image tokens (its config names no image_token_id), and this method is about attention to "
+            "them. Give the whole vision-language model, such as LlavaForConditionalGeneration."
+        )
+    wrappers = {getattr(m.config, key, None) for m in around for key in _WRAPPER_IDS} - {None}
+    return ImageHost(around[-1], tuple(sorted(tokens)), tuple(sorted(wrappers)))
+
+
+def _holds(module: nn.Module, base: nn.Module) -> bool:
+    return any(one is base for one in module.modules())
+
+
+def look(host: ImageHost, given: dict[str, Any]) -> Seen:
+    """Where the image tokens are among what `host` was given.
+
+    Raises UnsupportedCallError for images without any image token.
+    """
+    ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
+    pictured = any(given.get(key) is not None for key in _PIXELS) or bool(given.get(_ENCODED))
+    if ids is not None:
+        mask = torch.isin(ids, torch.tensor(host.tokens, device=ids.device))
+    elif embeds is not None and pictured:
+        table = host.module.get_input_embeddings()
+        marks = table(torch.tensor(host.tokens, device=embeds.device)).to(embeds.dtype)
+        mask = (embeds.unsqueeze(2) == marks).all(-1).any(2)
+    else:
+        return Seen(None, given)
+    if pictured and not bool(mask.any()):
+        raise UnsupportedCallError(
+            f"images were given, but no token of the prompt stands for one (id {', '.join(map(str, host.tokens))} in "
+            f"{type(host.module).__name__}). Was the prompt made by the processor of another model? Use "
+            "AutoProcessor.from_pretrained on this model's own id."
+        )
+    return Seen(mask, given)
+
+
+def declared(mask: Any) -> torch.Tensor:
+    """`mask` as bool `[B, T]`; raises AttnPatchError if it is something else."""
+    mask = torch.as_tensor(mask)
+    if mask.ndim != 2 or (mask.dtype.is_floating_point):
+        raise AttnPatchError(
+            f"images() takes a bool mask [batch, tokens], True at image tokens; got {mask.dtype} {list(mask.shape)}."
+        )
+    return mask.bool()
+
+
+def images_of(
+    seen: Seen | None, given: torch.Tensor | None, rows: int, q_len: int, offset: int, before: Images | None
+) -> Images | None:
+    """The images of the sequence up to and with this forward.
+
+    seen: what the vision-language model was given, None if the text model was called by itself. given: a declared
+    mask `[B, T]`. before: what is remembered of the same cache. Raises UnsupportedCallError where it cannot be known.
+    """
+    if offset and before is not None and before.mask.shape[0] != rows:
+        raise UnsupportedCallError(
+            f"the cache was filled by {before.mask.shape[0]} rows and is continued by {rows}; which images belong to "
+            "which row is unknown."
+        )
+    if given is not None and offset < given.shape[1]:
+        if given.shape[0] != rows:
+            raise UnsupportedCallError(f"images() declared {given.shape[0]} rows, the model was given {rows}.")
+        return Images(given)
+    ids = None if seen is None else seen.given.get("input_ids")
+    mask = None if seen is None else seen.mask
+    if offset and (before is None or q_len == 1 or mask is None):
+        return before  # a generated token, or more text
+    if mask is None:
+        raise UnsupportedCallError(
+            "the prompt came as embeddings that already hold the images, so where they stand cannot be known. Give "
+            "input_ids, or say it: `with patch.images(mask): ...` with a bool mask [batch, tokens], True at images."
+        )
+    return Images(mask, ids) if not offset else before.followed_by(mask, ids, offset)
+
+
+def refuse_no_image(asking: Iterable[Any]) -> None:
+    """Raises UnsupportedCallError if a method of `asking` does not let prompts without any image pass."""
+    for method in asking:
+        if getattr(method.config, "text_only", "stock") == "error":
+            raise UnsupportedCallError(
+                f"no prompt of this batch holds an image, and method {method.name!r} acts on attention to images, so "
+                f"it would do nothing. Pass the images with the prompt, or let such prompts through untouched: "
+                f"attnpatch.apply(model, {method.name!r}, text_only='stock')."
+            )
