@@ -67,10 +67,12 @@ def mean_interval(scores: Sequence[float]) -> Interval:
     return percentile_interval(values.mean(), resamples(n) @ values / n)
 
 
-def ratio_interval(sums: Sequence[float], weights: Sequence[float], exponential: bool = False) -> Interval:
-    """Corpus ratio sum(sums) / sum(weights), recomputed per resample; with `exponential`, exp of it (perplexity)."""
-    top, bottom = np.asarray(sums, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    value, draws = _ratio(top, bottom, exponential)
+def ratio_interval(sums, weights, exponential: bool = False, total: bool = False) -> Interval:
+    """Corpus ratio sum(sums) / sum(weights), recomputed per resample; with `exponential`, exp of it (perplexity).
+
+    Sums and weights of shape `[strata, n]` give a ratio per stratum, and their mean, or with `total` their sum.
+    """
+    value, draws = _ratio(sums, weights, exponential, total)
     return percentile_interval(value, draws)
 
 
@@ -80,24 +82,24 @@ def paired_mean(scores: Sequence[float], baseline: Sequence[float]) -> Interval:
     return percentile_interval(difference.mean(), resamples(len(difference)) @ difference / len(difference))
 
 
-def paired_ratio(
-    sums: Sequence[float],
-    weights: Sequence[float],
-    base_sums: Sequence[float],
-    base_weights: Sequence[float],
-    exponential: bool = False,
-) -> Interval:
+def paired_ratio(sums, weights, base_sums, base_weights, exponential: bool = False, total: bool = False) -> Interval:
     """Difference of two corpus ratios over the same documents, both recomputed on every resample."""
-    one = _ratio(np.asarray(sums, float), np.asarray(weights, float), exponential)
-    two = _ratio(np.asarray(base_sums, float), np.asarray(base_weights, float), exponential)
+    one = _ratio(sums, weights, exponential, total)
+    two = _ratio(base_sums, base_weights, exponential, total)
     return percentile_interval(one[0] - two[0], one[1] - two[1])
 
 
-def _ratio(top: np.ndarray, bottom: np.ndarray, exponential: bool) -> tuple[float, np.ndarray]:
-    counts = resamples(len(top))
+def _ratio(sums, weights, exponential: bool, total: bool) -> tuple[float, np.ndarray]:
+    """The ratio, and that of every resample."""
+    top, bottom = (np.atleast_2d(np.asarray(part, dtype=np.float64)) for part in (sums, weights))
+    counts = resamples(top.shape[1])
+    # A ratio of nothing is 0: nothing was answered yes, no object was named.
+    values = np.divide(top.sum(1), bottom.sum(1), out=np.zeros(len(top)), where=bottom.sum(1) > 0)
     # A document may hold no token of a slice (weight 0); a resample of only such documents falls back to the corpus.
-    value, below = top.sum() / bottom.sum(), counts @ bottom
-    draws = np.divide(counts @ top, below, out=np.full(len(counts), value), where=below > 0)
+    below = counts @ bottom.T
+    draws = np.divide(counts @ top.T, below, out=np.tile(values, (len(counts), 1)), where=below > 0)
+    together = np.sum if total else np.mean
+    value, draws = together(values), together(draws, axis=1)
     return (float(np.exp(value)), np.exp(draws)) if exponential else (float(value), draws)
 
 
