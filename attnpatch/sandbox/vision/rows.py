@@ -29,6 +29,7 @@ class Batch:
         labels: [B, L], the next word of every token that is trained, else -100.
         kinds: [B, L], CAPTION or QUESTION of those tokens, else 0.
         weights: [B, L], the loss weight.
+        patches: what `patch_labels` gives.
     """
 
     pixel_values: torch.Tensor
@@ -38,6 +39,7 @@ class Batch:
     labels: torch.Tensor
     kinds: torch.Tensor
     weights: torch.Tensor
+    patches: tuple[torch.Tensor, torch.Tensor]
 
 
 def pixel_values(batch: list[Scene]) -> torch.Tensor:
@@ -75,13 +77,15 @@ def train_batch(seed: int, step: int, rows: int) -> Batch:
     chosen = train_scenes(seed, step, rows)
     packed = [_pack(_segments(scene, rng)) for scene in chosen]
     length = max(len(row[0]) for row in packed)
-    columns = [torch.tensor([values + [fill] * (length - len(values)) for values in column]) for column, fill in zip(
-        zip(*packed, strict=True), (v.ID[v.PAD], 0, -1, -100, 0, 0.0), strict=True
-    )]  # fmt: skip
-    tokens, positions, segments, labels, kinds, weights = columns
+    fills = (v.ID[v.PAD], 0, -1, -100, 0, 0.0)
+    columns = zip(zip(*packed, strict=True), fills, strict=True)
+    tokens, positions, segments, labels, kinds, weights = (
+        torch.tensor([values + [fill] * (length - len(values)) for values in column]) for column, fill in columns
+    )
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     seen = (segments[:, :, None] == segments[:, None, :]) | (segments[:, None, :] == 0)
-    return Batch(pixel_values(chosen), tokens, positions, (seen & causal)[:, None], labels, kinds, weights)
+    mask = (seen & causal)[:, None]
+    return Batch(pixel_values(chosen), tokens, positions, mask, labels, kinds, weights, patch_labels(chosen))
 
 
 def _segments(scene: Scene, rng: np.random.Generator) -> list[tuple[int, list[int], list[int]]]:

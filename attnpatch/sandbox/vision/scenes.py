@@ -15,7 +15,7 @@ from attnpatch.sandbox.vision.vocabulary import COLOURS, PAIRS
 WHICH = ("train", "biased", "anti")
 STREAMS = ("train", "dev", "test")
 COUNTS = (2, 3, 4, 5)  # objects of a scene, each as likely
-TOGETHER = 0.85  # chance that a chosen pair is complete, before scenes with too many kinds are redrawn
+TOGETHER = 0.86  # chance that a pair is complete; an incomplete one leaves room that a lone shape may take
 PAIR_WEIGHTS = (4.0, 3.0, 2.0)  # so that some shapes are more popular than others
 CONTRAST = (0.2, 1.0)
 
@@ -141,14 +141,24 @@ def _scene(which: str, key: tuple[int, ...]) -> Scene:
 
 
 def _kinds(which: str, count: int, rng: np.random.Generator) -> list[str]:
-    """The kinds of shapes of a scene with `count` objects, in random order."""
+    """The kinds of shapes of a scene with `count` objects, in random order.
+
+    Where partners stand together, every two objects are a pair, so that a kind is seldom there twice and what is seen
+    tells much about what else is there. In an anti scene two or three kinds share
+    the places (of two objects, also one).
+    """
     weights = np.array(PAIR_WEIGHTS) / sum(PAIR_WEIGHTS)
-    while True:
-        number = int(rng.integers(1, len(PAIRS) + 1))
-        kinds: list[str] = []
-        for index in rng.choice(len(PAIRS), number, replace=False, p=weights):
-            pair = list(PAIRS[index])
-            complete = which != "anti" and rng.random() < TOGETHER
-            kinds += pair if complete else [pair[rng.integers(2)]]
-        if len(kinds) <= count <= len(kinds) * len(COLOURS):
-            return [kinds[i] for i in rng.permutation(len(kinds))]
+    order = [PAIRS[index] for index in rng.choice(len(PAIRS), len(PAIRS), replace=False, p=weights)]
+    if which == "anti":
+        number = rng.integers(1 if count == 2 else 2, min(len(PAIRS), count) + 1)
+        kinds = [pair[rng.integers(2)] for pair in order[:number]]
+    else:
+        kinds, spare = [], list(order[count // 2 :])
+        for pair in order[: count // 2]:
+            if rng.random() < TOGETHER:
+                kinds += pair
+                continue
+            kinds.append(pair[rng.integers(2)])
+            if spare and rng.random() < 0.5:
+                kinds.append(spare.pop()[rng.integers(2)])
+    return [kinds[i] for i in rng.permutation(len(kinds))]

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attnpatch.sandbox.training import BaseRun, Trained, check_positive, run_training, write_model
 from attnpatch.sandbox.vision.model import build_model, matrices
 from attnpatch.sandbox.vision.objective import answer, name_patches
@@ -20,7 +22,7 @@ KEEP = 0.95  # decay of the running accuracies
 class Recipe:
     """The training recipe; its defaults made the packaged weights."""
 
-    steps: int = 4000
+    steps: int = 4200
     rows: int = 32
     naming_rows: int = 64
     muon_lr: float = 5e-3
@@ -28,12 +30,12 @@ class Recipe:
     warmup: int = 50
     decay: float = 0.35  # share of the steps, at the end, over which the learning rates fall linearly to 2 %
     ema: float = 0.98  # the exported weights are a running average
-    named: float = 0.85  # share of patches whose shape the tower must name before the language model starts
-    most_naming: int = 1400  # at most so many steps of it
+    named: float = 0.9  # share of patches whose shape the tower must name before the language model starts
+    most_naming: int = 2000  # at most so many steps of it
     question_loss: float = 1.0
-    late: float = 0.7  # share of the steps after which questions weigh `late_question_loss`
+    late: float = 0.75  # share of the steps after which questions weigh `late_question_loss`
     late_question_loss: float = 2.0
-    bf16: bool = False
+    naming_loss: float = 0.5  # weight of naming the patches while answering
 
     def rate(self, step: int) -> float:
         """The factor on the learning rates at `step`."""
@@ -54,14 +56,17 @@ class Run(BaseRun):
     def advance(self) -> dict[str, Any]:
         recipe, phase = self.recipe, "naming" if self.naming else "answering"
         if self.naming:
-            batch = train_scenes(self.seed, self.step, recipe.naming_rows)
-            loss, accuracy = name_patches(self.model, pixel_values(batch), *patch_labels(batch), recipe.bf16)
+            chosen = train_scenes(self.seed, self.step, recipe.naming_rows)
+            features = torch.stack(list(self.model.get_image_features(pixel_values(chosen)).pooler_output))
+            loss, accuracy = name_patches(features, self.words, *patch_labels(chosen))
         else:
             late = self.step >= recipe.late * recipe.steps
+            batch = train_batch(self.seed, self.step, recipe.rows)
             weight = recipe.late_question_loss if late else recipe.question_loss
-            rows = train_batch(self.seed, self.step, recipe.rows)
-            loss, accuracy = answer(self.model, rows, weight, recipe.bf16)
-            self.tokens += rows.input_ids.numel()
+            loss, accuracy, features = answer(self.model, batch, weight)
+            named = name_patches(features.view(recipe.rows, -1, features.shape[-1]), self.words, *batch.patches)
+            loss, accuracy = loss + recipe.naming_loss * named[0], accuracy | named[1]
+            self.tokens += batch.input_ids.numel()
         self.update(loss)
         for name, value in accuracy.items():
             self.accuracy[name] = KEEP * self.accuracy.get(name, value) + (1 - KEEP) * value
@@ -77,6 +82,10 @@ class Run(BaseRun):
         if self.naming and done:
             self.naming, self.accuracy, entry["climbed"] = False, {}, True
         return entry
+
+    @property
+    def words(self) -> torch.Tensor:
+        return self.model.get_input_embeddings().weight
 
     def state(self) -> dict[str, Any]:
         return {"naming": self.naming, "accuracy": self.accuracy}
