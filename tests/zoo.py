@@ -169,6 +169,19 @@ VLM_CONFIGS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
         vision_feature_select_strategy="full",
         **GRID,
     ),
+    "qwen2_vl": lambda: tf.Qwen2VLConfig(
+        text_config={**TEXT, "rope_parameters": rope([1, 1, 2])},
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "mlp_ratio": 2,
+            "num_heads": 4,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+        },
+        **QWEN_IDS,
+    ),
     "qwen2_5_vl": lambda: tf.Qwen2_5_VLConfig(
         text_config={**TEXT, "rope_parameters": rope([1, 1, 2])},
         vision_config={**QWEN_TOWER, "fullatt_block_indexes": [1], "window_size": 56},
@@ -278,7 +291,7 @@ def image_prompt(family: str) -> dict[str, torch.Tensor]:
         inputs |= {"pixel_values": torch.randn(1, 2, 3, 28, 28), "image_sizes": torch.tensor([[28, 28]])}
     elif family.startswith("qwen"):
         inputs |= {"pixel_values": torch.randn(16, 1176), "image_grid_thw": torch.tensor([[1, 4, 4]])}
-        if family == "qwen3_vl":
+        if family != "qwen2_5_vl":  # that one is also tested with its positions left to the model
             inputs["mm_token_type_ids"] = (ids == IMAGE).long()
     elif family == "mllama":
         inputs |= {
