@@ -61,6 +61,11 @@ class Method:
             raise TypeError(f"{self.name}: config must be a {self.Config.__name__}, got {type(config).__name__}.")
         self.config = config if config is not None else build_config(type(self), options)
 
+    @classmethod
+    def filled(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """The options to build the config from; a method may add what a file named by one of them holds."""
+        return options
+
     @property
     def evicts(self) -> bool:
         """True if `attend` calls `call.evict`: then the cache must be one that tokens can be dropped from."""
@@ -139,7 +144,9 @@ def build_config(method: type[Method], options: dict[str, Any], *, from_text: bo
     With `from_text` the values are strings (command line) and are converted to each field's type.
     """
     try:
-        return method.Config.model_validate_strings(options) if from_text else method.Config(**options)
+        if from_text:
+            options = method.Config.model_validate_strings(options).model_dump(exclude_unset=True)
+        return method.Config(**method.filled(options))
     except ValidationError as error:
         raise AttnPatchError(_explain(method, error)) from None
 

@@ -2,34 +2,87 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, Strict, ValidationError
 
-from attnpatch.patching.method import Config, Method
+from attnpatch.methods.vision.profile import Profile, read_profile
+from attnpatch.patching.errors import AttnPatchError
+from attnpatch.patching.method import Config, Method, build_config
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from attnpatch.patching.calls import Call
     from attnpatch.patching.sites import Site
+
+Integers = Annotated[tuple[int, ...], Strict(False)]  # also given as a list, as YAML and JSON have it
 
 
 class VisionConfig(Config):
     text_only: Literal["error", "stock"] = Field(
         "error", description="a batch without any image: refuse it, or let it through untouched"
     )
+    profile: str | None = Field(
+        None, description="file of `attnpatch calibrate`; fills the options that are not given here"
+    )
 
 
 class VisionMethod(Method):
-    """A method that acts on prompts with images; rows without one stay as they are, bit for bit."""
+    """A method that acts on prompts with images; rows without one stay as they are, bit for bit.
+
+    One that can find its options on a model defines `calibrate`. A subclass that defines `prepare` calls
+    `super().prepare(sites, model)` first: there a profile of another architecture is refused.
+    """
 
     Config = VisionConfig
     needs_images = True
+
+    def __init__(self, config: VisionConfig | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.profile: Profile | None = None
+        if self.config.profile is not None:
+            self.profile = read_profile(self.config.profile, self.name)
+            if config is not None:  # options have been filled already
+                self.config = build_config(type(self), config.model_dump(exclude_unset=True))
+
+    @classmethod
+    def filled(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """`options` and, behind them, those of the profile that they name."""
+        file = options.get("profile")
+        if not isinstance(file, str):
+            return options
+        found = json.dumps(read_profile(file, cls.name).options)
+        try:
+            measured = cls.Config.model_validate_json(found).model_dump(exclude_unset=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise AttnPatchError(
+                f"profile {file!r}, option {'.'.join(map(str, first['loc']))}: {first['msg']}. Make it anew with "
+                f"`attnpatch calibrate {cls.name} MODEL --images DIR --output FILE`."
+            ) from None
+        return {**measured, **options}
+
+    @classmethod
+    def calibrate(cls, model: nn.Module, batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Options for `model`, found by running it, and under "details" what was measured; JSON types.
+
+        model: the vision-language model, unpatched, and left as it was; batches: inputs for it as the processor
+        makes them, each a batch of prompts with images. Raises AttnPatchError where nothing can be found.
+        """
+        raise AttnPatchError(f"method {cls.name!r} has nothing to calibrate: its defaults are meant for every model.")
 
     def check(self, site: Site) -> str | None:
         if site.softcap:
             return "the layer caps its attention scores (softcap), which rows that are computed anew do not"
         return None
+
+    def prepare(self, sites: list[Site], model: nn.Module) -> None:
+        if self.profile is not None:
+            self.profile.require(model.config, self.config.profile)
 
 
 class Rows(NamedTuple):
