@@ -50,6 +50,7 @@ class BaseRun:
             torch.optim.AdamW(rest, lr=recipe.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.step, self.seconds, self.tokens = 0, 0.0, 0
+        self.commit = commit()
 
     def advance(self) -> dict[str, Any]:
         """One training step; returns its log line."""
@@ -81,6 +82,7 @@ class BaseRun:
             "step": self.step,
             "seconds": self.seconds,
             "tokens": self.tokens,
+            "commit": self.commit,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -103,6 +105,7 @@ class BaseRun:
             optimizer.load_state_dict(saved)
         self.load_state(state)
         self.step, self.seconds, self.tokens = state["step"], state["seconds"], state["tokens"]
+        self.commit = state["commit"]  # of the code that began the run
 
 
 def write_model(run: BaseRun, folder: Path, command: str, reader) -> None:
@@ -123,7 +126,7 @@ def write_model(run: BaseRun, folder: Path, command: str, reader) -> None:
     reader.save_pretrained(folder)
     settings = {
         "command": command,
-        "commit": commit(),
+        "commit": run.commit,
         "seed": run.seed,
         "recipe": asdict(run.recipe),
         "step": run.step,
@@ -137,10 +140,15 @@ def write_model(run: BaseRun, folder: Path, command: str, reader) -> None:
 
 
 def commit() -> str:
-    """The commit of the checkout that this package lies in, or `unknown` (an installed package, or no git)."""
+    """The last commit that changed the sandbox, or `unknown` (an installed package, or no git).
+
+    Asking for the folder's own history keeps an installed package from naming the commit of the project around it.
+    """
     here = Path(__file__).parent
     try:
-        done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "log", "-1", "--abbrev=12", "--format=%h", "--", "."], cwd=here, capture_output=True, text=True
+        )
     except OSError:
         return "unknown"
     return done.stdout.strip() or "unknown"
