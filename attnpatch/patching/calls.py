@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from attnpatch import kernels
 from attnpatch.kernels import Causal, Window
 from attnpatch.patching import eviction
 from attnpatch.patching.budget import SiteStats, Tally
-from attnpatch.patching.edits import Edit, stock_with_edits, with_edits
+from attnpatch.patching.edits import Edit, stock_with_edits
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.forward import Forward
 from attnpatch.patching.masks import LazyMask, MaskSpec, Pattern, spans_of
 from attnpatch.patching.parts import joined_queries, mask_of_part
 from attnpatch.patching.sink_cache import DRAFT, FIX
+from attnpatch.patching.sparse import attend_under
 
 if TYPE_CHECKING:
     from attnpatch.patching.images import Images
@@ -83,7 +83,7 @@ class Call:
     @property
     def key_offset(self) -> int:
         if self.forward.held:
-            self._require_all_keys()
+            self.require_all_keys()
         spec = self.spec
         if spec is not None:
             return spec.key_offset
@@ -131,9 +131,9 @@ class Call:
     def stock(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the layer would have computed without us, from this call's query, key and value, and the edits."""
         if self.forward.held:
-            self._require_all_keys()
+            self.require_all_keys()
         if self.stats is not None:
-            self._count(self.site.base, None)
+            self.count(self.site.base, None)
         return stock_with_edits(self) if self.edits else self.unedited()
 
     def unedited(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -187,39 +187,7 @@ class Call:
             UnsupportedCallError: masks the rule cannot be combined with (packed sequences, images that attend
                 both ways, ready-made 4-D masks), attention dropout, softcap.
         """
-        self._require_plain()
-        first, last, _ = (rows or slice(None)).indices(self.query.shape[2])
-        query = self.query[:, :, first:last]
-        held = self.held
-        if held is None:
-            dropped, key_offset, spans = 0, self.key_offset, self.spans
-        else:
-            held.require(rule, self.layer)
-            dropped, key_offset, spans = held.layout.dropped, 0, self._stored_spans(held)
-        visible = self.end - dropped - key_offset  # a static cache is longer than what has been written
-        key, value = self.key[:, :, :visible], self.value[:, :, :visible]
-        geometry = {
-            "scale": self.scaling,
-            "offset": self.offset - dropped + first,
-            "key_offset": key_offset,
-            "spans": spans,
-            "sink_logits": self.extra.get("s_aux"),
-        }
-        if self.extra.get("output_attentions"):
-            output, weights = kernels.reference_attention(query, key, value, rule, dtype=torch.float32, **geometry)
-            output, weights, backend = output.to(query.dtype), weights.to(query.dtype), "reference"
-            if held is not None:
-                weights = held.layout.widened(weights, self._all_spans, self.end)
-        else:
-            output, _, backend = kernels.attend(query, key, value, rule, **geometry)
-            weights = None
-        if self.stats is not None:
-            self._count(backend, rule, first, last)
-        attended = output.transpose(1, 2).contiguous(), weights
-        if not self.edits:
-            return attended
-        self._require_all_keys()
-        return with_edits(self, attended, first, rule)
+        return attend_under(self, rule, rows or slice(None))
 
     def edit(self, edit: Edit) -> None:
         """Have the attention of some query rows changed when it is computed further down, by `inner(call)`."""
@@ -231,7 +199,7 @@ class Call:
         Raises UnsupportedCallError where the layer has dropped tokens from its cache, which all rows share.
         """
         if self.forward.held:
-            self._require_all_keys()
+            self.require_all_keys()
         first, last = rows[0], rows[-1] + 1
         if rows == list(range(first, last)):  # neighbours are a view: nothing of the cache is copied
             part = self._part(self.forward.of_rows(tuple(rows)), lambda x: x[first:last], lambda x: x[first:last])
@@ -278,14 +246,8 @@ class Call:
             wanted = eviction.Request(self.layer, first, last, slack, self.spans, self.stats)
             eviction.request(self.forward, wanted)
 
-    def _stored_spans(self, held: SinkWindowLayer) -> list[tuple[int, int]] | None:
-        known, memo = self.forward.spans_at, (held.layout, self.end)
-        if memo not in known:
-            held.require_starts(self.spans)
-            known[memo] = held.layout.spans(self.spans)
-        return known[memo]
-
-    def _require_all_keys(self) -> None:
+    def require_all_keys(self) -> None:
+        """Raises UnsupportedCallError where the layer has dropped tokens from its cache."""
         if self.held is not None:
             raise UnsupportedCallError(
                 f"layer {self.layer} has dropped tokens from its cache (evict=True), so only a sliding window can be "
@@ -293,25 +255,11 @@ class Call:
             )
 
     @property
-    def _all_spans(self) -> list[tuple[int, int]]:
+    def all_spans(self) -> list[tuple[int, int]]:
+        """`spans`, also where nothing is padded."""
         return self.spans or [(0, self.end)] * self.query.shape[0]
 
-    def _require_plain(self) -> None:
-        pattern = self.pattern
-        if pattern.kind == "other":
-            raise UnsupportedCallError(
-                f"layer {self.layer} uses a mask that is neither causal nor a sliding window (packed sequences, "
-                "image tokens that attend both ways); a key-replacing method cannot be combined with it."
-            )
-        if self.extra.get("dropout"):
-            raise UnsupportedCallError(
-                f"layer {self.layer} trains with attention dropout {self.extra['dropout']}, which the sparse kernels "
-                "do not apply; set config.attention_dropout = 0.0 or call model.eval()."
-            )
-        if self.extra.get("softcap") is not None:
-            raise UnsupportedCallError(f"layer {self.layer} caps its scores (softcap), which is not supported.")
-
-    def _count(self, backend: str, rule, first: int = 0, last: int | None = None) -> None:
+    def count(self, backend: str, rule, first: int = 0, last: int | None = None) -> None:
         """Add this call's visible pairs to the budget; `rule` None is the layer's own rule."""
         last = self.query.shape[2] if last is None else last
         memo = (self.end, rule if rule is not None else self.site.window, first, last)
@@ -323,7 +271,7 @@ class Call:
     def _segments(self, rule, first: int, last: int) -> tuple[tuple[int, int, int], ...]:
         """Each row's real query rows as (first, last, number of its tokens)."""
         rows = []
-        for start, stop in self._all_spans:
+        for start, stop in self.all_spans:
             low, high = max(self.offset + first, start), min(self.offset + last, stop)
             if low < high:
                 rows.append((low - start, high - start, self._length(rule, (start, stop))))

@@ -164,8 +164,8 @@ def test_other_ways_to_run_a_prompt_agree(few, case, how):
             again, found = generated_logits(model, inputs, **options)
         except (attnpatch.UnsupportedCallError, ValueError, TypeError) as refusal:
             # Who reads the whole prompt refuses a piece of it; transformers cannot cut every family's images.
-            assert how == "chunks"
-            assert str(refusal)
+            if how != "chunks" or not str(refusal):
+                raise
             return
     assert torch.equal(tokens, again)
     assert close(expected, found)
@@ -252,7 +252,7 @@ def test_a_batch_without_any_image(few, case):
     stock = generated_logits(model, text)
     with (
         patched(model, case),
-        pytest.raises(attnpatch.UnsupportedCallError, match="holds an image.*text_only='stock'"),
+        pytest.raises(attnpatch.UnsupportedCallError, match=r"holds an image.*text_only='stock'"),
     ):
         model.generate(**text, max_new_tokens=1)
     with patched(model, case, text_only="stock"):
@@ -276,13 +276,14 @@ def test_embeddings_that_already_hold_the_image(case):
     mixed = {"inputs_embeds": seen["inputs_embeds"], "attention_mask": inputs["attention_mask"]}
     with patched(model, case) as patch:
         expected = logits(model, inputs)
-        with pytest.raises(attnpatch.UnsupportedCallError, match="patch.images"):
+        with pytest.raises(attnpatch.UnsupportedCallError, match=r"patch\.images"):
             logits(model, mixed)
         try:
             with patch.images(inputs["input_ids"] == zoo.IMAGE):
                 found = logits(model, mixed)
         except attnpatch.UnsupportedCallError as refusal:  # it needs more than where the images stand
-            assert "vision" in str(refusal) or "input_ids" in str(refusal)
+            if "vision" not in str(refusal) and "input_ids" not in str(refusal):
+                raise
             return
     assert close(expected, found)
 
