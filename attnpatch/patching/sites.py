@@ -6,7 +6,7 @@ import dis
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import nn
@@ -24,7 +24,7 @@ class Site:
     """One attention module that a method may touch.
 
     kind: "full", "sliding" (its own window in `window`, in tokens) or "chunked". base: the implementation it runs
-    without us. softcap, sinks: the layer caps its scores / has learned sink logits.
+    without us. softcap, sinks: the layer caps its scores / has learned sink logits. layers: how many the model has.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Site:
     causal: bool
     softcap: bool
     sinks: bool
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def inspect_model(model: object) -> TextModel:
             "attention implementation and would take another path under ours."
         )
     layers = getattr(base.config, "num_hidden_layers", None) or 1 + max(site.layer for site in found)
-    return TextModel(type(outer).__name__, base, implementation, tuple(found), tuple(skipped), layers)
+    sites = tuple(replace(site, layers=layers) for site in found)
+    return TextModel(type(outer).__name__, base, implementation, sites, tuple(skipped), layers)
 
 
 def _why_not(module: nn.Module) -> str | None:
