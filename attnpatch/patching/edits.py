@@ -84,11 +84,25 @@ class Edit:
 def stock_with_edits(call: Call) -> Attended:
     """The host's attention with the call's edits in it."""
     lone = call.query.shape[2] == 1 and not call.extra.get("output_attentions")
-    if lone and any(edit.everywhere and edit.rows is None and not edit.first for edit in call.edits):
-        weights, _ = _edited(call, 0, 1, None)
-        output = kernels.row_outputs(weights, call.value[:, :, : weights.shape[-1]])
-        return output.transpose(1, 2).contiguous(), None
+    if lone and all(edit.everywhere and edit.rows is None for edit in call.edits):
+        return _lone_row(call), None
     return with_edits(call, call.unedited(), 0, None)
+
+
+def _lone_row(call: Call) -> torch.Tensor:
+    """Output `[B, 1, H, Dv]` of a lone query row that is edited as a whole: a step of decoding, in few operations."""
+    visible, sinks = _visible(call, 0, 1, None), call.extra.get("s_aux")
+    keys = call.key.shape[2] if visible is None else visible.shape[-1]
+    values = kernels.row_scores(call.query, call.key[:, :, :keys], scale=call.scaling, visible=visible)
+    at = RowsAt(call.offset, call.key_offset)
+    for before_softmax in (True, False):
+        if not before_softmax:
+            plain = visible is None and sinks is None
+            values = values.softmax(-1) if plain else kernels.softmax_rows(values, sink_logits=sinks)
+        for edit in reversed(call.edits):
+            if edit.before_softmax is before_softmax:
+                values, _ = edit.change(values, at if edit.batch is None else replace(at, batch=edit.batch))
+    return kernels.row_outputs(values, call.value[:, :, :keys]).transpose(1, 2)
 
 
 def with_edits(call: Call, attended: Attended, start: int, rule: kernels.Rule | None) -> Attended:

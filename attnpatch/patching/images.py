@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,24 +28,39 @@ _WRAPPER_IDS = (
 class ImageHost:
     """The vision-language model around a text model.
 
-    module: it takes input_ids and images and calls the text model; tokens: ids that stand for an image in the
-    sequence; wrappers: ids of tokens that are there only because an image is.
+    module: it takes input_ids and images and calls the text model; arguments: what its forward takes; tokens: ids that
+    stand for an image in the sequence; wrappers: ids of tokens that are there only because an image is.
     """
 
     module: PreTrainedModel
+    arguments: tuple[str, ...]
     tokens: tuple[int, ...]
     wrappers: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seen:
-    """What the vision-language model was given in one forward.
+    """What the vision-language model was given in one forward, all arguments by name."""
 
-    mask: its image tokens, bool `[B, Q]`, None where they cannot be told; given: all arguments, by name.
-    """
-
-    mask: torch.Tensor | None
+    host: ImageHost
     given: dict[str, Any]
+
+    @property
+    def pictured(self) -> bool:
+        """Did it come with images, raw or encoded?"""
+        return any(self.given.get(key) is not None for key in _PIXELS) or bool(self.given.get(_ENCODED))
+
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        """Where the image tokens are, bool `[B, Q]`; None where that cannot be told."""
+        ids, embeds = self.given.get("input_ids"), self.given.get("inputs_embeds")
+        if ids is not None:
+            return torch.isin(ids, torch.tensor(self.host.tokens, device=ids.device))
+        if embeds is None or not self.pictured:
+            return None
+        table = self.host.module.get_input_embeddings()
+        marks = table(torch.tensor(self.host.tokens, device=embeds.device)).to(embeds.dtype)
+        return (embeds.unsqueeze(2) == marks).all(-1).any(2)
 
 
 @dataclass
@@ -107,7 +124,8 @@ def image_host(outer: PreTrainedModel, base: PreTrainedModel, skipped: tuple[tup
             "them. Give the whole vision-language model, such as LlavaForConditionalGeneration."
         )
     wrappers = {getattr(m.config, key, None) for m in around for key in _WRAPPER_IDS} - {None}
-    return ImageHost(around[-1], tuple(sorted(tokens)), tuple(sorted(wrappers)))
+    arguments = tuple(inspect.signature(type(around[-1]).forward).parameters)[1:]
+    return ImageHost(around[-1], arguments, tuple(sorted(tokens)), tuple(sorted(wrappers)))
 
 
 def _holds(module: nn.Module, base: nn.Module) -> bool:
@@ -115,27 +133,15 @@ def _holds(module: nn.Module, base: nn.Module) -> bool:
 
 
 def look(host: ImageHost, given: dict[str, Any]) -> Seen:
-    """Where the image tokens are among what `host` was given.
-
-    Raises UnsupportedCallError for images without any image token.
-    """
-    ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
-    pictured = any(given.get(key) is not None for key in _PIXELS) or bool(given.get(_ENCODED))
-    if ids is not None:
-        mask = torch.isin(ids, torch.tensor(host.tokens, device=ids.device))
-    elif embeds is not None and pictured:
-        table = host.module.get_input_embeddings()
-        marks = table(torch.tensor(host.tokens, device=embeds.device)).to(embeds.dtype)
-        mask = (embeds.unsqueeze(2) == marks).all(-1).any(2)
-    else:
-        return Seen(None, given)
-    if pictured and not bool(mask.any()):
+    """What `host` was given. Raises UnsupportedCallError for images without any image token."""
+    seen = Seen(host, given)
+    if seen.pictured and seen.mask is not None and not bool(seen.mask.any()):
         raise UnsupportedCallError(
             f"images were given, but no token of the prompt stands for one (id {', '.join(map(str, host.tokens))} in "
             f"{type(host.module).__name__}). Was the prompt made by the processor of another model? Use "
             "AutoProcessor.from_pretrained on this model's own id."
         )
-    return Seen(mask, given)
+    return seen
 
 
 def declared(mask: Any) -> torch.Tensor:
@@ -156,6 +162,8 @@ def images_of(
     seen: what the vision-language model was given, None if the text model was called by itself. given: a declared
     mask `[B, T]`. before: what is remembered of the same cache. Raises UnsupportedCallError where it cannot be known.
     """
+    if offset and q_len == 1 and given is None and (before is None or before.mask.shape[0] == rows):
+        return before  # a generated token, the case that must be quick
     if offset and before is not None and before.mask.shape[0] != rows:
         raise UnsupportedCallError(
             f"the cache was filled by {before.mask.shape[0]} rows and is continued by {rows}; which images belong to "
@@ -167,8 +175,8 @@ def images_of(
         return Images(given)
     ids = None if seen is None else seen.given.get("input_ids")
     mask = None if seen is None else seen.mask
-    if offset and (before is None or q_len == 1 or mask is None):
-        return before  # a generated token, or more text
+    if offset and (before is None or mask is None):
+        return before  # more text
     if mask is None:
         raise UnsupportedCallError(
             "the prompt came as embeddings that already hold the images, so where they stand cannot be known. Give "

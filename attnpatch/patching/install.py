@@ -54,6 +54,7 @@ class Installation:
         self.sequences = 0
         self.traceable = True
         self.evicting: frozenset[int] = frozenset()  # layers whose method drops tokens from the cache
+        self.asking: list[Method] = []  # methods about images
         self.warned: set[str] = set()
         self.states: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -121,6 +122,7 @@ class Installation:
                 if method.evicts and self.sites[name].kind == "full":
                     evicting.add(self.sites[name].layer)
         self.evicting = frozenset(evicting)
+        self.asking = [m for p in self.patches if p.enabled for m in p.methods if m.needs_images]
         eviction.disarm(self.states)
         self._hand_down(wanted)
         for name in self.sites:
@@ -146,8 +148,8 @@ class Installation:
     def _look(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if self.base.config._attn_implementation_internal != self.name:
             return None
-        names = list(inspect.signature(type(module).forward).parameters)[1:]
-        return args, {**kwargs, SEEN_KEY: look(self.host, dict(zip(names, args, strict=False)) | kwargs)}
+        given = {**dict(zip(self.host.arguments, args, strict=False)), **kwargs}
+        return args, {**kwargs, SEEN_KEY: look(self.host, given)}
 
     def _begin(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         seen, aside = kwargs.pop(SEEN_KEY, None), kwargs.pop(ASIDE_KEY, None)
@@ -195,23 +197,20 @@ class Installation:
             forward.held = eviction.open_cache(cache, self.evicting)
         if aside is not None:
             forward.aside = aside.purpose
-        elif self.host is not None:
+        elif self.asking:
             self._open_images(forward, seen, given, tokens.shape[0])
         return forward
 
     def _open_images(self, forward: Forward, seen: Seen | None, given: dict, rows: int) -> None:
-        asking = {id(m): m for p in self.patches if p.enabled for m in p.methods if m.needs_images}.values()
-        if not asking:
-            return
         before: Images | None = forward.state.get("images")
         images = images_of(seen, self.declared_images, rows, forward.q_len, forward.offset, before)
         forward.state["images"] = images
         forward.images = images if images is not None and images.any else None
         if forward.images is None and forward.offset == 0:
-            refuse_no_image(asking)
+            refuse_no_image(self.asking)
         if forward.images is not None and forward.offset == 0:
             forward.given = Given(self.host, seen, self.base, given, images, forward.index)
-            for method in asking:
+            for method in self.asking:
                 method.begin(forward)
             forward.given = None  # it holds pictures
 
