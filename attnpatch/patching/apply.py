@@ -10,7 +10,7 @@ from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
 from attnpatch.patching.images import image_host
 from attnpatch.patching.install import INSTALLATION_KEY, Installation
 from attnpatch.patching.layers import LayerSpec, select_layers
-from attnpatch.patching.method import Method, build_method
+from attnpatch.patching.method import Method, build_method, method_class
 from attnpatch.patching.patch import Patch
 from attnpatch.patching.sites import Site, TextModel, inspect_model, text_base, unwrap
 
@@ -31,7 +31,8 @@ def apply(
         method: a name (see `attnpatch.methods()`), a `Method`, a `(name, options)` pair, or a list of those, the
             first one innermost.
         layers: "all" (default), an index or a list of indices and slices (negative ones count from the end), text
-            such as "0,4:8,-1", or a callable that takes the layer index.
+            such as "0,4:8,-1", or a callable that takes the layer index. Of a method, given by name, that has an
+            option `layers` itself, it is that option.
         options: the method's own options; see `attnpatch show METHOD`.
 
     Returns:
@@ -46,6 +47,8 @@ def apply(
     Whenever it raises, the model is unchanged.
     """
     text = inspect_model(model)
+    if layers is not None and isinstance(method, str) and "layers" in method_class(method).Config.model_fields:
+        options, layers = {**options, "layers": layers}, None
     built = _build(method, options)
     chosen = select_layers(layers, text.layers)
     installation = text.base.__dict__.get(INSTALLATION_KEY) or Installation(text)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.images import ImageHost, Images, Seen
+from attnpatch.patching.masks import LazyMask
 
 ASIDE_KEY = "attnpatch_aside"  # keyword that marks such a pass, from the vision-language model down to the text model
 _PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids")
@@ -18,10 +19,14 @@ _KEPT = ("return_dict", "output_attentions")
 
 @dataclass(frozen=True)
 class Aside:
-    """Marks a pass: the sequence it is run for, and whatever the method wants to find in `forward.aside`."""
+    """Marks a pass: the sequence it is run for, and whatever the method wants to find in `forward.aside`.
+
+    prompt: where the declared prompt ends in it, None where it holds nothing else.
+    """
 
     index: int
     purpose: Any
+    prompt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Given:
     """What a prompt came with.
 
     host, seen: the vision-language model and its arguments (seen is None if the text model was called by itself);
-    base, arguments: the text model and its own; index: number of the sequence.
+    base, arguments: the text model and its own; index: number of the sequence; prompt: where its prompt was declared
+    to end, None if it was not.
     """
 
     host: ImageHost
@@ -38,17 +44,18 @@ class Given:
     arguments: dict[str, Any]
     images: Images
     index: int
+    prompt: int | None = None
 
     def again(self, purpose: Any) -> None:
         """Run the text model over the same prompt, images included as they were encoded, without a cache."""
         with torch.no_grad():
             self.base(
                 **{**self.arguments, "past_key_values": None, "use_cache": False},
-                **{ASIDE_KEY: Aside(self.index, purpose)},
+                **{ASIDE_KEY: Aside(self.index, purpose, self.prompt)},
             )
 
     def without_images(self, purpose: Any, *, drop_wrappers: bool = True) -> torch.Tensor:
-        """Run the model over the text of the rows that have an image, left-padded.
+        """Run the model over the text of the prompts that have an image, left-padded; what follows is left out.
 
         drop_wrappers: leave out tokens that are there only because an image is, as far as the config names them.
         Returns the numbers of those rows. Raises UnsupportedCallError where the model was not called with its tokens,
@@ -62,8 +69,10 @@ class Given:
         rows = self.images.rows.nonzero().flatten()
         given = self.seen.given
         keep = ~self.images.mask[rows]
-        if given.get("attention_mask") is not None and isinstance(given["attention_mask"], torch.Tensor):
-            keep &= given["attention_mask"][rows][:, : keep.shape[1]].bool()
+        keep[:, self.prompt :] &= self.prompt is None
+        padding = _padding(given.get("attention_mask"))
+        if padding is not None:
+            keep &= padding[rows][:, : keep.shape[1]].bool()
         if drop_wrappers and given.get("input_ids") is not None and self.host.wrappers:
             wrappers = torch.tensor(self.host.wrappers, device=keep.device)
             keep &= ~torch.isin(given["input_ids"][rows], wrappers)
@@ -94,3 +103,20 @@ class Given:
                 module(**arguments, **kept, use_cache=False, **{ASIDE_KEY: Aside(self.index, purpose)})
         finally:
             module.__dict__.update(before)
+
+
+def _padding(mask: Any) -> torch.Tensor | None:
+    """Real tokens `[B, T]` of an attention mask as the model takes it; None where nothing is padded.
+
+    Raises UnsupportedCallError for a mask that does not say which tokens are padding.
+    """
+    if isinstance(mask, dict):  # one per kind of layer, all of the same tokens
+        mask = next(iter(mask.values()))
+    if isinstance(mask, LazyMask):
+        return mask.spec.padding
+    if mask is None or mask.ndim == 2:
+        return mask
+    raise UnsupportedCallError(
+        f"the attention mask has {mask.ndim} dimensions, so which tokens of the prompt are padding cannot be known; "
+        "pass the 2-D attention_mask [batch, tokens] instead."
+    )

@@ -40,8 +40,10 @@ class Link:
     def __call__(self, call: Call):
         if torch.compiler.is_compiling():  # counters would be guards, and recompile at every call
             return self.method.attend(call, self.inner)
-        self.stats.calls += 1
-        outer, call.stats = call.stats, self.stats
+        stats = self.stats if call.forward.aside is None else None  # what a method runs for itself is not counted
+        if stats is not None:
+            stats.calls += 1
+        outer, call.stats = call.stats, stats
         try:
             return self.method.attend(call, self.inner)
         finally:

@@ -188,7 +188,7 @@ class Installation:
             ready_mask=any(isinstance(m, torch.Tensor) and m.ndim == 4 and not isinstance(m, LazyMask) for m in masks),
             index=state.get("index", self.sequences),
             state=state,
-            declared_prompt=self.declared_prompt,
+            declared_prompt=self.declared_prompt if aside is None else aside.prompt,
             cache=cache,
         )
         if self.declared_samples is not None:
@@ -209,7 +209,7 @@ class Installation:
         if forward.images is None and forward.offset == 0:
             refuse_no_image(self.asking)
         if forward.images is not None and forward.offset == 0:
-            forward.given = Given(self.host, seen, self.base, given, images, forward.index)
+            forward.given = Given(self.host, seen, self.base, given, images, forward.index, self.declared_prompt)
             for method in self.asking:
                 method.begin(forward)
             forward.given = None  # it holds pictures
