@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from .softmax import explicit_scores
-
 
 def row_scores(
     q_rows: torch.Tensor, k: torch.Tensor, *, scale: float | None = None, visible: torch.Tensor | None = None
@@ -17,14 +15,17 @@ def row_scores(
     """
     if q_rows.shape[1] % k.shape[1]:
         raise ValueError(f"query heads must be a multiple of key heads, got {q_rows.shape[1]} and {k.shape[1]}")
-    scale = q_rows.shape[-1] ** -0.5 if scale is None else scale
-    scores = explicit_scores(q_rows, k, scale)
+    batch, heads, rows, dim = q_rows.shape
+    kv_heads, keys = k.shape[1:3]
+    scale = dim**-0.5 if scale is None else scale
+    work = torch.promote_types(q_rows.dtype, torch.float32)
+    grouped = (q_rows.to(work) * scale).reshape(batch, kv_heads, heads // kv_heads * rows, dim)
+    scores = (grouped @ k.to(work).mT).view(batch, heads, rows, keys)
     if visible is not None:
-        if visible.ndim >= 3:
-            each = visible.shape[-3] == q_rows.shape[1]
-            visible = visible.unflatten(-3, (k.shape[1], -1)) if each else visible.unsqueeze(-3)
+        if visible.ndim >= 3 and visible.shape[-3] == kv_heads != heads:
+            visible = visible.repeat_interleave(heads // kv_heads, -3)
         scores = scores.masked_fill(~visible, -torch.inf)
-    return scores.flatten(1, 2)
+    return scores
 
 
 def softmax_rows(scores: torch.Tensor, *, sink_logits: torch.Tensor | None = None) -> torch.Tensor:
