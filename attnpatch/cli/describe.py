@@ -18,6 +18,7 @@ def describe(method: type[Method]) -> dict[str, Any]:
         "paper": method.paper,
         "neutral": method.neutral,
         "limits": method.limits,
+        "evidence": method.evidence,
         "needs": needs(method),
         "source": f"{method.__module__}:{method.__qualname__}",
         "replaces_keys": method.replaces_keys,
@@ -34,6 +35,8 @@ def needs(method: type[Method]) -> list[str]:
     if method.replaces_keys:
         found.append("causal layers without softcap; no attention dropout; packed samples declared")
         found.append("no second method that decides which keys a query sees at the same layer")
+    if method.needs_images:
+        found.append("a model whose images stand as tokens in its text, and an image in the prompt")
     if method.reads_whole_prompt:
         found.append("the whole prompt before it decides")
     if not method.compilable:
@@ -65,6 +68,12 @@ def examples(method: type[Method]) -> dict[str, str]:
     python = "".join(f", {name}={value!r}" for name, value in chosen.items())
     shell = ",".join(f"{name}={as_text(value)}" for name, value in chosen.items())
     spec = f"{method.name}:{shell}" if shell else method.name
+    if method.needs_images:
+        return {
+            "python": f'patch = attnpatch.apply(model, "{method.name}"{python})',
+            "look": f"attnpatch look sandbox:vision --method {spec}",
+            "evaluate": f"attnpatch-eval run --model sandbox:vision --methods {spec} --tasks scenes_pope",
+        }
     return {
         "python": f'patch = attnpatch.apply(model, "{method.name}"{python})',
         "inspect": f"attnpatch inspect sandbox:text --method {spec}",

@@ -32,8 +32,9 @@ def _facts(described: dict[str, Any]) -> Table:
     table = Table(title=described["name"], show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    for key in ("summary", "paper", "neutral", "limits"):
-        table.add_row(key, described[key])
+    for key in ("summary", "paper", "neutral", "limits", "evidence"):
+        if described[key]:
+            table.add_row(key, described[key])
     table.add_row("needs", "\n".join(f"- {need}" for need in described["needs"]))
     table.add_row("source", described["source"])
     return table

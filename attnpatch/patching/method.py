@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attnpatch.patching.calls import Call, Inner
     from attnpatch.patching.forward import Forward
     from attnpatch.patching.sites import Site
+    from attnpatch.patching.tower import TowerRead
 
 ENTRY_POINT_GROUP = "attnpatch.methods"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -37,12 +38,14 @@ class Method:
     Subclass it, give it a `Config` and an `attend`, and decorate it with `@attnpatch.register("name")`.
     """
 
+    kind: ClassVar[str] = "method"  # what error messages call it
     name: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
     summary: ClassVar[str] = ""  # one sentence for `attnpatch list`
     paper: ClassVar[str] = ""  # title and arXiv id
     neutral: ClassVar[str] = ""  # the setting at which the patched model equals the stock one
     limits: ClassVar[str] = ""  # what it does not do
+    evidence: ClassVar[str] = ""  # what of the paper is reproduced, what only runs, what others could not reproduce
     neutral_options: ClassVar[dict[str, Any]] = {}  # that setting, for any prompt a test would use
     example_options: ClassVar[dict[str, Any]] = {}  # for help pages, where the defaults alone are no example
     small_options: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # settings that act on a prompt of a dozen tokens
@@ -55,11 +58,7 @@ class Method:
     compilable: ClassVar[bool] = False  # its attend() may be traced by torch.compile
 
     def __init__(self, config: Config | None = None, **options: Any) -> None:
-        if config is not None and options:
-            raise AttnPatchError(f"{self.name}: give either a config or options, not both.")
-        if config is not None and not isinstance(config, self.Config):
-            raise TypeError(f"{self.name}: config must be a {self.Config.__name__}, got {type(config).__name__}.")
-        self.config = config if config is not None else build_config(type(self), options)
+        self.config = configured(type(self), config, options)
 
     @classmethod
     def filled(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +69,11 @@ class Method:
     def evicts(self) -> bool:
         """True if `attend` calls `call.evict`: then the cache must be one that tokens can be dropped from."""
         return False
+
+    @property
+    def tower_reads(self) -> set[TowerRead]:
+        """What `begin` finds in `forward.given.tower`: readings of the vision tower's attention; with `needs_images`."""
+        return set()
 
     def check(self, site: Site) -> str | None:
         """Why this method cannot run at `site`, or None if it can. Called before anything is changed."""
@@ -138,8 +142,17 @@ class Method:
         return f"{self.name}({options})"
 
 
-def build_config(method: type[Method], options: dict[str, Any], *, from_text: bool = False) -> Config:
-    """Validate `options` into the method's config; every problem becomes one readable error.
+def configured(cls: Any, config: Config | None, options: dict[str, Any]) -> Config:
+    """The config of a `cls` (with `name`, `kind` and `Config`) from a finished one or from options, not from both."""
+    if config is not None and options:
+        raise AttnPatchError(f"{cls.name}: give either a config or options, not both.")
+    if config is not None and not isinstance(config, cls.Config):
+        raise TypeError(f"{cls.name}: config must be a {cls.Config.__name__}, got {type(config).__name__}.")
+    return config if config is not None else build_config(cls, options)
+
+
+def build_config(method: Any, options: dict[str, Any], *, from_text: bool = False) -> Config:
+    """Validate `options` into the config of a method or companion; every problem becomes one readable error.
 
     With `from_text` the values are strings (command line) and are converted to each field's type.
     """
@@ -151,20 +164,20 @@ def build_config(method: type[Method], options: dict[str, Any], *, from_text: bo
         raise AttnPatchError(_explain(method, error)) from None
 
 
-def _explain(method: type[Method], error: ValidationError) -> str:
+def _explain(method: Any, error: ValidationError) -> str:
     fields = method.Config.model_fields
     lines = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(fields) or "(this method has no options)"
+            allowed = ", ".join(fields) or "(it has no options)"
             lines.append(f"unknown option {path!r}.{did_you_mean(path, fields)} Allowed: {allowed}.")
         elif path:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"option {path}={problem.get('input')!r}: {message}.")
         else:
             lines.append(problem["msg"].removeprefix("Value error, "))
-    return f"method {method.name!r}: " + " ".join(lines) + f" See `attnpatch show {method.name}`."
+    return f"{method.kind} {method.name!r}: " + " ".join(lines) + f" See `attnpatch show {method.name}`."
 
 
 _registry: dict[str, type[Method] | str] = {}
