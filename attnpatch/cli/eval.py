@@ -20,6 +20,7 @@ from attnpatch.cli.eval_results import (
     majority,
     report,
 )
+from attnpatch.cli.eval_vision import picture_options
 from attnpatch.cli.lists import ListCommand
 from attnpatch.cli.requested import like, requested
 
@@ -61,6 +62,7 @@ def main() -> None:
 
 
 @app.command(cls=ListCommand, epilog=RUN_EXAMPLES)
+@like(picture_options)
 def run(
     suite: Annotated[
         str | None, typer.Option(help="A suite by name or .yaml path; options below override it.")
@@ -127,6 +129,7 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="Fail if any cell is skipped or failed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, load no weights.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    **pictures: Any,
 ) -> None:
     """Run an evaluation; without options the default suite on the sandbox model.
 
@@ -135,6 +138,9 @@ def run(
 
     lm-eval's tasks run by their names, on documents as long as they are: --tasks hellaswag,longbench --limit 100. The
     prefix lm_eval: tells them from ours of the same name.
+
+    Pictures: attnpatch-eval run --model llava-hf/llava-1.5-7b-hf --methods var vhr --tasks pope chair mme amber
+    --limit 500 --data-dir DIR, where --limit counts questions per split, subtask or type, and captions.
 
     A checkpoint: attnpatch-eval run --model Qwen/Qwen3-8B --dtype bfloat16 --device-map auto --lengths 4k 8k --methods
     sliding stochastic --budgets length/8 --tasks needle mqar perplexity
@@ -146,6 +152,7 @@ def run(
     accelerate launch -m attnpatch.evaluation --suite quick
     """
     given = dict(locals())
+    given |= given.pop("pictures")
     from attnpatch.evaluation.processes import joined
 
     with exit_codes(), joined() as processes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnpatch.cli import eval_vision
 from attnpatch.cli.lists import parse_json, parts
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _SUITE = (
     "generation_batch_size",
 )  # fmt: skip
 _LM_EVAL = ("include_path", "num_fewshot", "system_instruction", "gen_kwargs", "loglikelihood")
-_FILES = ("text_file", "haystack", "squad", "hotpot", "word_list")
+_FILES = ("text_file", "haystack", "squad", "hotpot", "word_list", *eval_vision.FILES)
 _MODEL = ("revision", "dtype", "device_map", "attn_implementation", "trust_remote_code")
 
 
@@ -53,6 +54,9 @@ def requested(options: Mapping[str, Any]) -> Requested:
     foreign |= _present({"metadata": parse_json("--metadata", options["metadata"])})
     if foreign:
         values["lm_eval"] = {**(values.get("lm_eval") or {}), **foreign}
+    shown = _present({name: options[name] for name in eval_vision.SETTINGS})
+    if shown:
+        values["vision"] = {**(values.get("vision") or {}), **shown}
     if options["limit"] is not None and not tasks:  # a limit on the command line is meant for every task
         values["tasks"] = [one if isinstance(one, str) else one["name"] for one in values.get("tasks", [])]
     suite = checked(values)

@@ -5,6 +5,7 @@ changes slows all of them alike. The times that cells note in passing lie minute
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -12,19 +13,22 @@ import torch
 
 import attnpatch
 from attnpatch.evaluation.cells import digest
+from attnpatch.evaluation.companions import in_charge
+from attnpatch.evaluation.generation import generate_timed, greedy
 from attnpatch.evaluation.plan import PlannedCell
 from attnpatch.evaluation.scoring import input_device, keeps_logits
 from attnpatch.evaluation.speed import synchronise
+from attnpatch.evaluation.vision.prompts import on_device
 
 STEPS = 8  # decoded tokens per round
 SECONDS = 60.0  # rounds stop here, but not before the second
 
 
-def contestants(planned: list[PlannedCell]) -> dict[int, list[PlannedCell]]:
-    """One cell per method and budget, by length; stock first. Lengths without stock are left out."""
-    found: dict[int, dict[tuple, PlannedCell]] = {}
+def contestants(planned: list[PlannedCell]) -> dict[int | None, list[PlannedCell]]:
+    """One cell per method and budget, by length (None: with a picture), stock first; none of a length without it."""
+    found: dict[int | None, dict[tuple, PlannedCell]] = {}
     for cell in planned:
-        if cell.skip is None and cell.documents and isinstance(cell.length, int):
+        if cell.skip is None and cell.documents and (isinstance(cell.length, int) or cell.task.inputs is not None):
             found.setdefault(cell.length, {}).setdefault((cell.method.label, cell.target), cell)
     by_length = {length: list(cells.values()) for length, cells in found.items()}
     return {length: cells for length, cells in by_length.items() if cells[0].method.name == "stock"}
@@ -40,6 +44,7 @@ def speed_key(planned: list[PlannedCell], rounds: int) -> str:
             "versions": [cell.fields["versions"] for cell in cells[:1]],
             "methods": [
                 [cell.method.label, cell.target, cell.length, cell.config, cell.fields["method"].get("contents")]
+                + ([cell.fields["method"]["companion"]] if cell.method.companion else [])
                 for cell in cells
             ],
         }
@@ -53,10 +58,10 @@ def measure_speed(model, planned: list[PlannedCell], rounds: int) -> list[dict[s
     """
     rows = []
     for length, cells in contestants(planned).items():
-        ids = torch.tensor([cells[0].documents[0].input_ids], device=input_device(model))
-        if ids.shape[1] <= STEPS:
+        once, tokens = _contest(model, cells[0])
+        if tokens < 1:
             continue
-        times = _times(model, cells, ids, rounds)
+        times = _times(model, cells, once, rounds)
         for index, cell in enumerate(cells):
             prefill, decode = zip(*times[index], strict=True)
             base_prefill, base_decode = zip(*times[0], strict=True)
@@ -66,7 +71,7 @@ def measure_speed(model, planned: list[PlannedCell], rounds: int) -> list[dict[s
                     "budget": cell.target,
                     "length": length,
                     "rounds": len(prefill),
-                    "prefill_tokens_per_s": (ids.shape[1] - STEPS) / median(prefill),
+                    "prefill_tokens_per_s": tokens / median(prefill),
                     "decode_tokens_per_s": STEPS / median(decode),
                     "prefill_of_stock": median(b / t for b, t in zip(base_prefill, prefill, strict=True)),
                     "decode_of_stock": median(b / t for b, t in zip(base_decode, decode, strict=True)),
@@ -75,19 +80,39 @@ def measure_speed(model, planned: list[PlannedCell], rounds: int) -> list[dict[s
     return rows
 
 
-def _times(model, cells: list[PlannedCell], ids: torch.Tensor, rounds: int) -> list[list[tuple[float, float]]]:
+def _contest(model, cell: PlannedCell) -> tuple[Callable[[], tuple[float, float]], int]:
+    """What every method does once per round, and how many tokens it prefills."""
+    device = input_device(model)
+    if cell.task.inputs is not None:
+        inputs = on_device(cell.task.inputs(cell.documents[0]), model, device)
+        return lambda: _once_generated(model, inputs), inputs["input_ids"].shape[1]
+    ids = torch.tensor([cell.documents[0].input_ids], device=device)
+    return lambda: _once(model, ids), ids.shape[1] - STEPS
+
+
+def _times(
+    model, cells: list[PlannedCell], once: Callable[[], tuple[float, float]], rounds: int
+) -> list[list[tuple[float, float]]]:
     """(prefill, decode) seconds per cell and round, warm-up left out."""
     times: list[list[tuple[float, float]]] = [[] for _ in cells]
     start = time.perf_counter()
     for number in range(rounds + 1):
         for index, cell in enumerate(cells):
-            with attnpatch.apply(model, cell.method.name, **cell.config):
-                seconds = _once(model, ids)
+            with attnpatch.apply(model, cell.method.applied, **cell.config), in_charge(cell.method.companion):
+                seconds = once()
             if number:
                 times[index].append(seconds)
         if number and time.perf_counter() - start > SECONDS:
             break
     return times
+
+
+@torch.inference_mode()
+def _once_generated(model, inputs: dict[str, Any]) -> tuple[float, float]:
+    """The same as `generate` does it, pictures encoded and companions at work."""
+    with greedy(model, STEPS + 1, set(), 0, at_least=STEPS + 1):
+        _, clock = generate_timed(model, inputs)
+    return clock.first - clock.start, clock.last - clock.first
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ import torch
 import attnpatch
 from attnpatch.evaluation.batch_size import BatchSizes, ran_out_of_memory
 from attnpatch.evaluation.cells import ERROR, SKIPPED
+from attnpatch.evaluation.companions import in_charge
 from attnpatch.evaluation.decoding import score_decode
 from attnpatch.evaluation.errors import SkipCell, one_line
 from attnpatch.evaluation.plan import PlannedCell
@@ -50,7 +51,8 @@ def attempt(
     with ExitStack() as stack:
         patch, failure = None, None
         try:
-            patch = stack.enter_context(attnpatch.apply(model, cell.method.name, **cell.config))
+            patch = stack.enter_context(attnpatch.apply(model, cell.method.applied, **cell.config))
+            stack.enter_context(in_charge(cell.method.companion))
         except Exception as error:  # noqa: BLE001 - one failing cell must not end the run; it is kept in full
             failure = failed(error)
         for size in sizes.tries(cell, input_device(model)):

@@ -24,7 +24,7 @@ def blank(cell: PlannedCell) -> dict[str, Any]:
             "name": cell.method.name,
             "label": cell.method.label,
             "config": cell.config,
-            **({"contents": named} if (named := fields["method"].get("contents")) else {}),
+            **{part: fields["method"][part] for part in ("contents", "companion") if part in fields["method"]},
         },
         "task": {
             **fields["task"],
@@ -46,6 +46,8 @@ def blank(cell: PlannedCell) -> dict[str, Any]:
         "metrics": {},
         "scores": {},
         "documents": [],
+        "images": None,
+        "strata": None,
         "depth": None,
         "positions": None,
         "reach": None,

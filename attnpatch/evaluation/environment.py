@@ -27,6 +27,7 @@ def code_hash() -> str:
     here = Path(__file__).parent
     files = [path for folder in _CODE for path in sorted((package / folder).rglob("*.py"))]
     files += [here / name for name in ("scoring.py", "decoding.py", "generation.py", "metrics.py", "speed.py")]
+    files += [path for folder in ("hallucination", "vision") for path in sorted((here / folder).glob("*.*"))]
     whole = hashlib.sha256()
     for path in files:
         whole.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

@@ -91,6 +91,15 @@ def evaluate(
     squad: str | Path | None = None,
     hotpot: str | Path | None = None,
     word_list: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    image_root: str | Path | None = None,
+    pope: str | Path | None = None,
+    coco: str | Path | None = None,
+    mme: str | Path | None = None,
+    amber: str | Path | None = None,
+    chair_synonyms: str | Path | None = None,
+    chair_images: str | Path | None = None,
+    vision: Mapping[str, Any] | None = None,
     output_path: str | Path | None = None,
     resume: bool = True,
     progress: bool = False,
@@ -99,7 +108,8 @@ def evaluate(
 
     Args:
         model: a causal language model without patches; it is stock again on return and after an exception.
-        tokenizer: its tokenizer. The sandbox's own gets the sandbox tasks, any other the same tasks as plain text.
+        tokenizer: its tokenizer, or its processor if it takes pictures. The sandbox's own gets the sandbox tasks, any
+            other the same tasks as plain text.
         methods: names, `"sliding:window=256,sink=4"`, `("sliding", {"window": 256})`, or mappings with name, options,
             label, match, per_task. `stock` is added if absent and runs first.
         tasks: see `attnpatch-eval list tasks`; lm-eval's by their name, or as `lm_eval:NAME` where we have one too.
@@ -119,6 +129,12 @@ def evaluate(
         text_file: replaces the stories of the perplexity tasks, and is RULER's haystack if no other is given.
         haystack, squad, hotpot: RULER's texts: a file, or a data set on the Hub.
         word_list: a file with one word a line, in place of wonderwords, for RULER.
+        data_dir: a folder with pope/, coco/, mme/, amber/ and images/, in place of the next five.
+        image_root: the pictures of POPE, CHAIR, MME and AMBER.
+        pope, coco, mme, amber: folders with their annotations, see `attnpatch-eval check`; coco is CHAIR's.
+        chair_synonyms: CHAIR's official table of objects, in place of ours.
+        chair_images: a file with the pictures that CHAIR describes, one id or file name a line.
+        vision: how tasks with pictures are asked, see `VisionSettings`: answer_tokens, caption_tokens, on_bad, ...
         output_path: folder for cells and results; cells found there are not computed again if `resume`.
         progress: show bars (or lines, off a terminal) on stderr.
 
@@ -143,10 +159,15 @@ def evaluate(
             "depths": list(depths),
             "chat_template": chat_template,
             "lm_eval": dict(lm_eval or {}),
+            "vision": dict(vision or {}),
             "model": model_name(model),
         }
     )
-    files = {"text_file": text_file, "haystack": haystack, "squad": squad, "hotpot": hotpot, "word_list": word_list}
+    files = {
+        "text_file": text_file, "haystack": haystack, "squad": squad, "hotpot": hotpot, "word_list": word_list,
+        "data_dir": data_dir, "image_root": image_root, "pope": pope, "coco": coco, "mme": mme, "amber": amber,
+        "chair_synonyms": chair_synonyms, "chair_images": chair_images,
+    }  # fmt: skip
     options = TaskOptions(**{name: None if path is None else str(path) for name, path in files.items()})
     prepared = prepare(suite, MemorySource(model, tokenizer), output_path, options)
     results = prepared.run(resume=resume, progress=reporter(quiet=not progress))

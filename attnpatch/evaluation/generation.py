@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
+from attnpatch.evaluation import companions
 from attnpatch.evaluation.errors import SkipCell
 from attnpatch.evaluation.scoring import Outcome, Split, batches, every, input_device
 from attnpatch.evaluation.speed import synchronise
@@ -70,25 +71,27 @@ def score_generate(
     Raises:
         SkipCell: the model cannot generate.
     """
-    if not (callable(getattr(model, "generate", None)) and getattr(model, "generation_config", None) is not None):
-        raise SkipCell(f"{type(model).__name__} cannot generate text", "take a causal language model")
-    outcome, ends = Outcome(), _end_tokens(model, generation.tokenizer)
+    require_generation(model)
+    outcome, ends = Outcome(), end_tokens(model, generation.tokenizer)
     pad = generation.tokenizer.pad_token_id
     pad = pad if pad is not None else min(ends, default=0)
-    with _greedy(model, generation.tokens, ends, pad):
+    with greedy(model, generation.tokens, ends, pad):
         for batch in share(batches(documents, batch_size)):
-            for document, ids in zip(batch, _continue(model, batch, pad, ends, outcome), strict=True):
+            inputs = _padded(batch, pad, input_device(model))
+            for document, ids in zip(batch, continued(model, inputs, ends, outcome), strict=True):
                 text = generation.tokenizer.decode(ids, skip_special_tokens=True)
                 outcome.records.append(prediction_record(document, text, len(ids), generation))
             advance(len(batch))
     return outcome
 
 
-def _continue(
-    model: torch.nn.Module, batch: list[Document], pad: int, ends: set[int], outcome: Outcome
-) -> list[list[int]]:
-    """New tokens per document, up to and with its end token; both phases are timed."""
-    device = input_device(model)
+def require_generation(model: torch.nn.Module) -> None:
+    """Raise SkipCell for a model that cannot generate."""
+    if not (callable(getattr(model, "generate", None)) and getattr(model, "generation_config", None) is not None):
+        raise SkipCell(f"{type(model).__name__} cannot generate text", "take a causal language model")
+
+
+def _padded(batch: list[Document], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
     longest = max(len(document.input_ids) for document in batch)
     ids = torch.full((len(batch), longest), pad)
     mask = torch.zeros_like(ids)
@@ -96,19 +99,30 @@ def _continue(
         tokens = torch.tensor(list(document.input_ids))
         ids[row, longest - len(tokens) :] = tokens
         mask[row, longest - len(tokens) :] = 1
-    clock = _Clock(device)
-    full = model.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        stopping_criteria=StoppingCriteriaList([clock]),
-        use_cache=True,
-    )
-    new = [_up_to_end(row, ends) for row in full[:, longest:].tolist()]
-    outcome.prefill.batches.append((int(mask.sum()), clock.first - clock.start))
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def continued(model: torch.nn.Module, inputs: dict[str, Any], ends: set[int], outcome: Outcome) -> list[list[int]]:
+    """New tokens per row of `inputs`, up to and with its end token; both phases are timed."""
+    full, clock = generate_timed(model, inputs)
+    new = [_up_to_end(row, ends) for row in full[:, inputs["input_ids"].shape[1] :].tolist()]
+    outcome.prefill.batches.append((int(inputs["attention_mask"].sum()), clock.first - clock.start))
     decoded = sum(map(len, new)) - len(new)  # the first token comes out of the prefill
     if decoded:
         outcome.decode.batches.append((decoded, clock.last - clock.first))
     return new
+
+
+def generate_timed(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Clock]:
+    """What `generate` returns under the model's settings and the companion in charge, and when it made its tokens."""
+    clock = Clock(inputs["input_ids"].device)
+    full = model.generate(
+        **inputs,
+        stopping_criteria=StoppingCriteriaList([clock]),
+        logits_processor=companions.logits_processors(model, inputs),
+        use_cache=True,
+    )
+    return full, clock
 
 
 def _up_to_end(tokens: list[int], ends: set[int]) -> list[int]:
@@ -116,7 +130,7 @@ def _up_to_end(tokens: list[int], ends: set[int]) -> list[int]:
     return tokens[: end + 1]
 
 
-class _Clock:
+class Clock:
     """A stopping criterion that never stops anything: it is called after every token, so it knows the time."""
 
     def __init__(self, device: torch.device) -> None:
@@ -134,7 +148,7 @@ class _Clock:
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _end_tokens(model: torch.nn.Module, tokenizer: Any) -> set[int]:
+def end_tokens(model: torch.nn.Module, tokenizer: Any) -> set[int]:
     """Every token that ends an answer: the checkpoint's and the tokenizer's."""
     found: set[int] = set()
     for source in (model.generation_config, model.config.get_text_config(decoder=True), tokenizer):
@@ -144,12 +158,15 @@ def _end_tokens(model: torch.nn.Module, tokenizer: Any) -> set[int]:
 
 
 @contextmanager
-def _greedy(model: torch.nn.Module, tokens: int, ends: set[int], pad: int) -> Iterator[None]:
+def greedy(
+    model: torch.nn.Module, tokens: int, ends: set[int], pad: int, at_least: int | None = None
+) -> Iterator[None]:
     """Greedy settings inside; `generate` would fill in the checkpoint's sampling and penalties otherwise."""
     before = model.generation_config
     model.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad
-    )
+        do_sample=False, max_new_tokens=tokens, min_new_tokens=at_least, eos_token_id=sorted(ends) or None,
+        pad_token_id=pad,
+    )  # fmt: skip
     try:
         yield
     finally:

@@ -84,13 +84,18 @@ def short_tables(results: Results) -> list[ShortTable]:
     model = str(results.run.get("model", {}).get("id", "model"))
     tables = []
     for length in sorted({row.length for row in results.rows}, key=by_length):
-        rows = [row for row in results.rows if row.length == length and row.metric not in DETAIL_ONLY]
+        rows = [row for row in results.rows if row.length == length and not is_detail(row)]
         text = length_text(length)
         scored = [row for row in rows if row.task not in RULER_TASKS]
         tables += [_scores(f"{model}, {text}", scored)] if scored else []
         tables += _routes(f"Ω at {text}: share of sparse layers, by task", rows)
         tables.append(_costs(f"Cost at {text}", rows, results.run.get("speed") or []))
     return tables
+
+
+def is_detail(row: Row) -> bool:
+    """True for what is left out of the short tables."""
+    return row.detail or row.metric in DETAIL_ONLY
 
 
 def groups(rows: list[Row]) -> list[tuple[int | None, str]]:

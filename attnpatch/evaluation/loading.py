@@ -18,8 +18,8 @@ from attnpatch.evaluation.identity import (
     ModelIdentity,
     folder_fingerprint,
     model_fingerprint,
-    tokenizer_fingerprint,
 )
+from attnpatch.evaluation.processors import is_processor, load_processor, takes_pictures, text_side_fingerprint
 from attnpatch.patching.errors import did_you_mean
 
 SANDBOX = "sandbox:"
@@ -55,10 +55,12 @@ def model_name(model) -> str:
 
 
 class MemorySource:
-    """A model that is loaded already."""
+    """A model that is loaded already, with its tokenizer, or with its processor if it takes pictures."""
 
     def __init__(self, model, tokenizer) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.processor = tokenizer if is_processor(tokenizer) else None
+        self.no_processor = None if self.processor else "a tokenizer was given for it, not a processor"
+        self.model, self.tokenizer = model, tokenizer if self.processor is None else tokenizer.tokenizer
         self.config = model.config
 
     @cached_property
@@ -67,7 +69,7 @@ class MemorySource:
             id=model_name(self.model),
             revision=None,
             fingerprint=model_fingerprint(self.model),
-            tokenizer=tokenizer_fingerprint(self.tokenizer),
+            tokenizer=text_side_fingerprint(self.tokenizer, self.processor),
             dtype=str(self.model.dtype).removeprefix("torch."),
             attn_implementation=str(self.config._attn_implementation),
             device=str(self.model.device.type),
@@ -78,7 +80,9 @@ class MemorySource:
 
 
 class CheckpointSource:
-    """A checkpoint: config and tokenizer at once, weights when `load()` is called.
+    """A checkpoint: config, tokenizer and processor at once, weights when `load()` is called.
+
+    processor: None for a model that takes no pictures, and where it cannot be loaded; `no_processor` says why.
 
     Raises:
         LoadingError: whatever keeps the checkpoint from being read, with the fix.
@@ -99,7 +103,11 @@ class CheckpointSource:
                 f"model {request.model!r} brings its own Python code, which is not run by default. Read the code, "
                 "then pass --trust-remote-code."
             )
-        self.tokenizer = self._call(AutoTokenizer.from_pretrained, "its tokenizer")
+        self.processor, self.no_processor = load_processor(str(self.path), self.config, **self._common)
+        if self.processor is not None:
+            self.tokenizer = self.processor.tokenizer
+        else:
+            self.tokenizer = self._call(AutoTokenizer.from_pretrained, "its tokenizer")
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -109,7 +117,7 @@ class CheckpointSource:
             id=self.request.model,
             revision=self.request.revision if local else commit or self.request.revision,
             fingerprint=folder_fingerprint(self.path) if local else f"commit {commit}",
-            tokenizer=tokenizer_fingerprint(self.tokenizer),
+            tokenizer=text_side_fingerprint(self.tokenizer, self.processor),
             dtype=self.dtype,
             attn_implementation=self.request.attn_implementation or "default",
             device=self.request.device_map or device_name(),
@@ -126,16 +134,15 @@ class CheckpointSource:
 
     def load(self):
         """The model in eval mode. Raises LoadingError."""
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+        factory = AutoModelForImageTextToText if takes_pictures(self.config) else AutoModelForCausalLM
         extra: dict[str, Any] = {"dtype": getattr(torch, self.identity.dtype), "use_safetensors": True}
         if self.request.device_map:
             extra["device_map"] = self.request.device_map
         if self.request.attn_implementation:
             extra["attn_implementation"] = self.request.attn_implementation
-        model, report = self._call(
-            AutoModelForCausalLM.from_pretrained, "its weights", output_loading_info=True, **extra
-        )
+        model, report = self._call(factory.from_pretrained, "its weights", output_loading_info=True, **extra)
         missing = sorted(report.get("missing_keys", ()))
         if missing:
             raise LoadingError(
@@ -146,13 +153,14 @@ class CheckpointSource:
             model = model.to("cuda")
         return model.eval()
 
+    @property
+    def _common(self) -> dict[str, Any]:
+        revision = {} if self.request.revision is None else {"revision": self.request.revision}
+        return {"trust_remote_code": self.request.trust_remote_code, **revision}
+
     def _call(self, function, what: str, **extra: Any):
-        where = str(self.path)
-        common: dict[str, Any] = {"trust_remote_code": self.request.trust_remote_code}
-        if self.request.revision is not None:
-            common["revision"] = self.request.revision
         try:
-            return function(where, **common, **extra)
+            return function(str(self.path), **self._common, **extra)
         except Exception as error:  # a dozen types; each becomes one sentence with the fix
             raise LoadingError(_explain(self.request, what, error)) from error
 

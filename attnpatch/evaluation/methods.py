@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from attnpatch.evaluation import companions
+from attnpatch.evaluation.companions import CompanionSpec
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.sizes import is_share, resolve_size
 from attnpatch.patching.errors import did_you_mean
-from attnpatch.patching.method import Method, build_config, method_class
+from attnpatch.patching.method import Method, build_config, method_class, method_names
 
 MATCHED = "window"  # the option that is searched for a budget
-KEYS = ("name", "options", "label", "match", "per_task", "per_model", "recipe")  # of a method in a suite
+KEYS = ("name", "options", "label", "match", "per_task", "per_model", "recipe", "companion")  # of a method in a suite
 PER_MODEL = ("options", "recipe")  # of a model in its per_model
 
 
@@ -24,6 +26,7 @@ class MethodSpec:
     options: as given; an integer may be a share such as `"budget/2"`. label: its name in tables. match: the option
     that is searched until the measured budget fits, None if the method is run as it is. per_task: options that differ
     by the task, `{task: options}`. recipe: what `attnpatch train` takes to make the parameters that its options name.
+    companion: what changes the logits while it writes; a companion alone is a method too, under its own name.
     """
 
     name: str
@@ -32,6 +35,13 @@ class MethodSpec:
     match: str | None = None
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipe: str | None = None
+    companion: CompanionSpec | None = None
+
+    @property
+    def applied(self) -> str:
+        """The method that the attention is patched with: none, that is stock, for a companion alone."""
+        alone = self.companion is not None and self.companion.name == self.name
+        return "stock" if alone else self.name
 
     def config(
         self, *, length: int, budget: int | None = None, task: str | None = None, **overrides: Any
@@ -45,19 +55,24 @@ class MethodSpec:
             key: resolve_size(value, length=length, budget=budget) if is_share(value) else value
             for key, value in {**self.options, **self.per_task.get(task, {})}.items()
         }
-        return build_config(method_class(self.name), {**given, **overrides}).model_dump(mode="json")
+        return build_config(method_class(self.applied), {**given, **overrides}).model_dump(mode="json")
 
     @property
     def stochastic(self) -> bool:
         """True if the method draws at random and the caller did not fix its seed."""
         asked = [{**self.options, **options} for options in ({}, *self.per_task.values())]
-        draws = method_class(self.name).draws_at_random
+        draws = method_class(self.applied).draws_at_random
         return any("seed" not in options and draws(options) for options in asked)
 
     def to_dict(self) -> dict[str, Any]:
         """As a suite holds it."""
         rest = {"match": self.match, "per_task": self.per_task, "recipe": self.recipe}
-        return {"name": self.name, "label": self.label, "options": self.options} | {k: v for k, v in rest.items() if v}
+        options = self.options
+        if self.companion is not None and self.companion.name == self.name:
+            options = dict(self.companion.options)
+        elif self.companion is not None:
+            rest["companion"] = {"name": self.companion.name, "options": dict(self.companion.options)}
+        return {"name": self.name, "label": self.label, "options": options} | {k: v for k, v in rest.items() if v}
 
 
 def parse_method(
@@ -69,7 +84,7 @@ def parse_method(
         AttnPatchError: an unknown method or option.
         UsageError: text or a type that cannot be read.
     """
-    label, match, per_task, recipe = "", None, {}, None
+    label, match, per_task, recipe, companion = "", None, {}, None, None
     if isinstance(given, MethodSpec):
         return given
     if isinstance(given, str):
@@ -84,10 +99,18 @@ def parse_method(
         name, options = given["name"], {**(given.get("options") or {}), **(own.get("options") or {})}
         label, match, recipe = given.get("label") or "", given.get("match"), own.get("recipe", given.get("recipe"))
         per_task = {task: dict(own) for task, own in (given.get("per_task") or {}).items()}
+        companion = _companion(given.get("companion"))
     else:
         raise UsageError(
             f"method {given!r} is not known; write 'sliding:window=256,sink=4' or ('sliding', {{'window': 256}})."
         )
+    if name in companions.names() and name not in method_names():
+        if companion is not None:
+            raise UsageError(f"method {name!r} is a decoding companion itself; it cannot have another one.")
+        companion = CompanionSpec(name, options)
+        spec = MethodSpec(name, {}, label or default_label(name, options), companion=companion)
+        companion.build()
+        return spec
     fields = method_class(name).Config.model_fields
     if match is None and budgets and MATCHED in fields and MATCHED not in options:
         match = MATCHED
@@ -97,10 +120,23 @@ def parse_method(
         )
     if match is not None and match in options:
         raise UsageError(f"method {name!r}: option {match!r} is both given and matched to the budget; leave it out.")
-    spec = MethodSpec(name, options, label or default_label(name, options), match, per_task, recipe)
+    label = label or default_label(name, options) + (f" + {companion.name}" if companion else "")
+    spec = MethodSpec(name, options, label, match, per_task, recipe, companion)
+    if companion is not None:
+        companion.build()
     for task in (None, *per_task):  # unknown options and bad values fail here
         spec.config(length=1024, budget=None if not budgets else 128, task=task)
     return spec
+
+
+def _companion(given: str | Mapping | None) -> CompanionSpec | None:
+    """A companion of a method, from text or a mapping with name and options; whether it exists shows when built."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return CompanionSpec(*from_text(given))
+    _check_keys(given, ("name", "options"), "a companion")
+    return CompanionSpec(str(given.get("name")), dict(given.get("options") or {}))
 
 
 def same_model(one: str, other: str) -> bool:

@@ -14,6 +14,7 @@ from attnpatch.evaluation.environment import versions
 from attnpatch.evaluation.errors import SkipCell, UsageError, one_line
 from attnpatch.evaluation.methods import MethodSpec
 from attnpatch.evaluation.once import once
+from attnpatch.evaluation.processors import picture_side
 from attnpatch.evaluation.sizes import resolve_size
 from attnpatch.evaluation.suites import Suite, TaskChoice
 from attnpatch.patching.method import method_class
@@ -63,9 +64,10 @@ class Planner:
     def __init__(self, suite: Suite, source, options: tasks.TaskOptions | None = None) -> None:
         self.suite, self.source = suite, source
         options = replace(
-            options or tasks.TaskOptions(), depths=tuple(suite.depths), chat_template=suite.chat_template
-        )
-        self.tasks = tasks.available(source.tokenizer, options)
+            options or tasks.TaskOptions(), depths=tuple(suite.depths), chat_template=suite.chat_template,
+            vision=suite.vision,
+        )  # fmt: skip
+        self.tasks = tasks.available(source.tokenizer, options, *picture_side(source))
         text_config = source.config.get_text_config(decoder=True)
         self.longest = getattr(text_config, "max_position_embeddings", None)
         heads = getattr(text_config, "num_attention_heads", None) or 1
@@ -74,6 +76,7 @@ class Planner:
         self._documents: dict[tuple[str, int], tuple[list[tasks.Document], str] | SkipCell] = {}
         self._configs: dict[tuple, dict[str, Any] | SkipCell] = {}
         self._contents: dict[str, dict[str, str] | SkipCell] = {}
+        self._sizes: dict[tuple, int] = {}
 
     def cells(self) -> list[PlannedCell]:
         """All cells, those of stock first, then method by method and budget by budget."""
@@ -104,7 +107,9 @@ class Planner:
     def _asked(self) -> list[tuple[TaskChoice, int | None]]:
         """Every single task with every length it is asked at."""
         ours = [choice for choice in self.suite.tasks if choice.name in tasks.ours()]
-        asked = [(choice, length) for length in self.suite.lengths for choice in ours]
+        sized = [choice for choice in ours if not tasks.own_length(choice.name)]
+        asked = [(choice, length) for length in self.suite.lengths for choice in sized]
+        asked += [(choice, None) for choice in ours if tasks.own_length(choice.name)]
         for choice in self.suite.tasks:
             if choice not in ours:
                 found = self.lm_eval.asked(choice.name, self.suite.lengths)
@@ -120,10 +125,24 @@ class Planner:
         """What `length/8` is a share of: the length, or the mean prompt where documents are as long as they are."""
         if length is not None:
             return length
+        limit = choice.limit or self.suite.limit
         try:
-            return self.lm_eval.get(choice.name, None, choice.limit or self.suite.limit).size
+            if choice.name not in tasks.ours():
+                return self.lm_eval.get(choice.name, None, limit).size
+            return once(self._sizes, (choice.name, limit), lambda: self._prompt_size(choice.name, limit))
         except SkipCell:
             return 1  # nothing is run then
+
+    def _prompt_size(self, name: str, limit: int) -> int:
+        """Tokens of the first document, its picture among them."""
+        task = tasks.find(self.tasks, name)
+        first = self._documents_of(task, None, limit)[0][0]
+        try:
+            return task.inputs(first)["input_ids"].shape[1]
+        except Exception as error:  # pictures and processors of others fail in a dozen ways
+            raise SkipCell(
+                f"no prompt can be made of document {first.id!r}: {one_line(error)}", "mend or remove its picture"
+            ) from error
 
     def _cell(
         self, method: MethodSpec, target, length: int | None, choice: TaskChoice, seed: int | None
@@ -140,6 +159,11 @@ class Planner:
             else:
                 task = tasks.find(self.tasks, choice.name)
                 documents, documents_hash = self._documents_of(task, length, limit)
+            if method.companion is not None and not task.mode.startswith("generate"):
+                raise SkipCell(
+                    f"{method.companion.name!r} acts while text is written, and this task only reads it",
+                    "ask a task that generates: pope, chair, scenes_caption, ruler_*, ...",
+                )
             config = dict(self._config_of(method, target, self._size(choice, length), choice.name))
             named = once(self._contents, digest([method.name, config]), lambda: _contents_of(method, config))
             if drawn is not None:
@@ -154,6 +178,7 @@ class Planner:
                 "config": config,
                 "given": method.options if config is None else None,
                 **({"contents": named} if named else {}),
+                **({"companion": method.companion.to_dict()} if method.companion else {}),
             },
             "budget": target,
             "task": {
@@ -162,6 +187,7 @@ class Planner:
                 "version": task.version if task else None,
                 "mode": task.mode if task else None,
                 "documents": documents_hash,
+                **({"details": told} if (told := getattr(documents, "details", None)) else {}),
             },
             "length": length,
             "seed": seed,
@@ -171,7 +197,7 @@ class Planner:
             "versions": versions(),
         }
         if foreign:
-            method_type = method_class(method.name)
+            method_type = method_class(method.applied)
             fields["batch_size"] = self.lm_eval.batch_size(method_type, fields["batch_size"])
             fields["lm_eval"] = self.lm_eval.fields(method_type, loaded)
         return PlannedCell(method, config, target, choice.name, task, length, seed, documents, fields, skip)
@@ -180,7 +206,7 @@ class Planner:
         generates = task is not None and task.mode.startswith("generate")
         asked = self.suite.generation_batch_size if generates else self.suite.batch_size
         # What documents of a batch share would depend on the memory of the machine.
-        draws = config is not None and method_class(method.name).draws_at_random(config)
+        draws = config is not None and method_class(method.applied).draws_at_random(config)
         return 1 if asked == AUTO and draws else asked
 
     def _require_room(self, length: int | None) -> None:
@@ -190,7 +216,7 @@ class Planner:
                 f"take --lengths up to {self.longest}",
             )
 
-    def _documents_of(self, task: tasks.Task, length: int, limit: int) -> tuple[list[tasks.Document], str]:
+    def _documents_of(self, task: tasks.Task, length: int | None, limit: int) -> tuple[list[tasks.Document], str]:
         self._require_room(length)
         name = task.name.removesuffix(tasks.DECODE)  # both modes ask the same documents
 
@@ -218,7 +244,7 @@ class Planner:
 
         def measure(value: int) -> float:
             config = method.config(**asked, **{method.match: value})
-            return mean_keys(method.name, config, asked["length"], kv_heads=self.kv_heads)
+            return mean_keys(method.applied, config, asked["length"], kv_heads=self.kv_heads)
 
         value = match_budget(measure, asked["budget"], asked["length"])
         return method.config(**asked, **{method.match: value})
@@ -227,7 +253,7 @@ class Planner:
 def _contents_of(method: MethodSpec, config: dict[str, Any]) -> dict[str, str]:
     """What the method reads, by content. Without it the other methods of a suite with a recipe can still run."""
     try:
-        return contents(method.name, config)
+        return contents(method.applied, config)
     except UsageError as error:
         if method.recipe is None:
             raise

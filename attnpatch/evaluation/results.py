@@ -62,11 +62,17 @@ class Results:
         return int(failed or (strict and self.count(OK) < len(self.cells)))
 
     def problems(self) -> list[str]:
-        """One line per different reason why cells were skipped or failed."""
+        """One line per different reason why cells were skipped or failed, or why entries of their files were."""
         lines: dict[str, int] = {}
         for cell in self.cells:
             if cell["status"] != OK:
                 line = f"{cell['status']}: {cell['reason']} ({cell['fix']})"
+                lines[line] = lines.get(line, 0) + 1
+            left_out = (cell["task"].get("details") or {}).get("left_out") or {}
+            if left_out.get("count"):
+                line = (
+                    f"{cell['task']['name']}: {left_out['count']} entries left out, the first: {left_out['first'][0]}"
+                )
                 lines[line] = lines.get(line, 0) + 1
         return [f"{line}" + (f" [{count} cells]" if count > 1 else "") for line, count in lines.items()]
 

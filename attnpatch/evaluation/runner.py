@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from attnpatch.evaluation.processes import ALONE, Processes
 from attnpatch.evaluation.progress import Silent
 from attnpatch.evaluation.scoring import input_device, keeps_logits
 from attnpatch.evaluation.task_metrics import metric_of
+from attnpatch.evaluation.vision.prompts import on_device
 
 __all__ = ["SCORERS", "Runner"]
 
@@ -197,7 +199,11 @@ class Runner:
         result["metrics"] = {
             name: {"value": value, "low": None, "high": None} for name, value in outcome.values.items()
         }
-        result["scores"] = outcome.scores if outcome.scores is not None else metrics.scores(cell.task, outcome.records)
+        columns = cell.task.columns or partial(metrics.scores, cell.task)
+        result["scores"] = outcome.scores if outcome.scores is not None else columns(outcome.records)
+        if cell.task.inputs is not None:
+            result["images"] = [one["image"] for one in outcome.records]
+            result["strata"] = [one["group"] for one in outcome.records]
         for name, columns in result["scores"].items():
             interval = metric_of(result, name).interval(columns["sums"], columns["weights"])
             result["metrics"][name] = {"value": interval.value, "low": interval.low, "high": interval.high}
@@ -232,8 +238,11 @@ def _group(cell: PlannedCell) -> str:
 def _fingerprint(model, cell: PlannedCell) -> torch.Tensor | None:
     """Stock logits at the end of one document; None if the model cannot run it (its cells will say why)."""
     some = {"logits_to_keep": 64} if keeps_logits(model) else {}
+    first, device = cell.documents[0], input_device(model)
     try:
-        ids = torch.tensor([cell.documents[0].input_ids], device=input_device(model))
+        if cell.task.inputs is not None:
+            return model(**on_device(cell.task.inputs(first), model, device), use_cache=False, **some).logits
+        ids = torch.tensor([first.input_ids], device=device)
         return model(input_ids=ids, use_cache=False, **some).logits
     except Exception:  # noqa: BLE001 - the same error comes back in the first cell, and is kept there
         free()

@@ -16,6 +16,7 @@ from attnpatch.evaluation.lm_eval import LmEvalSettings
 from attnpatch.evaluation.methods import MethodSpec, parse_methods
 from attnpatch.evaluation.reported import Reported
 from attnpatch.evaluation.sizes import Size, check_budget, parse_tokens
+from attnpatch.evaluation.vision.settings import VisionSettings
 from attnpatch.patching.errors import AttnPatchError, did_you_mean
 
 
@@ -35,8 +36,8 @@ class Suite(BaseModel):
     `length/8`; none: methods run as configured. seeds: for methods that draw at random. limit: documents per task.
     depths: of the needle, in percent, for tasks that place one. speed_rounds: times each method is timed in turn
     with the others; 0: not at all. batch_size: documents per forward, or "auto". generation_batch_size: for tasks
-    that generate; chat_template: for those and for lm-eval's. lm_eval: how lm-eval's tasks are asked. reported:
-    numbers that others published, to stand beside ours.
+    that generate; chat_template: for those and for lm-eval's. lm_eval: how lm-eval's tasks are asked; vision: those
+    with pictures. reported: numbers that others published, to stand beside ours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +47,7 @@ class Suite(BaseModel):
     methods: list[Any] = Field(min_length=1)
     budgets: list[Size] = []
     tasks: list[TaskChoice] = Field(min_length=1)
-    lengths: list[int] = Field(min_length=1)
+    lengths: list[int] = Field([512], min_length=1)
     seeds: list[int] = Field([0], min_length=1)
     limit: int = Field(32, ge=1)
     batch_size: BatchSize = 4
@@ -55,6 +56,7 @@ class Suite(BaseModel):
     chat_template: bool = False
     data_seed: int = Field(0, ge=0)
     lm_eval: LmEvalSettings = LmEvalSettings()
+    vision: VisionSettings = VisionSettings()
     speed_rounds: int = Field(7, ge=0)
     reported: list[Reported] = []
 
@@ -119,7 +121,12 @@ def make_suite(**values: Any) -> Suite:
     return suite
 
 
-_PARTS = {"tasks": TaskChoice, "lm_eval": LmEvalSettings, "reported": Reported}  # what is nested in a suite
+_PARTS = {
+    "tasks": TaskChoice,
+    "lm_eval": LmEvalSettings,
+    "vision": VisionSettings,
+    "reported": Reported,
+}  # what is nested in a suite
 
 
 def _explain(error: ValidationError) -> str:

@@ -23,7 +23,8 @@ class Row:
     first; a metric without a score per document has no interval. delta*: paired difference to stock on the same
     documents. p: exact McNemar, for 0/1 scores of a single seed. sd: over seeds. mean_keys: measured, per prefill
     query. best: better than every other method at this budget, with paired intervals that exclude 0. omega: share of
-    (prompt, layer) pairs that went sparse, for methods that route layers.
+    (prompt, layer) pairs that went sparse, for methods that route layers. documents: pictures, where the task has
+    some. detail: left out of the short tables.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Row:
     small: bool
     best: bool = False
     omega: float | None = None
+    detail: bool = False
 
     @property
     def group(self) -> tuple[str, int | None, int | None]:
@@ -122,6 +124,7 @@ def _row(group: list[dict[str, Any]], name: str, stock: list[dict[str, Any]] | N
     first = group[0]
     base = None if stock is group else stock
     interval, delta, p = _compared(group, base, name) if name in first["scores"] else _bare(group, base, name)
+    units = len(set(first["images"])) if first.get("images") else len(first["documents"])
     return Row(
         method=first["method"]["label"],
         budget=first["budget"]["target"],
@@ -139,14 +142,15 @@ def _row(group: list[dict[str, Any]], name: str, stock: list[dict[str, Any]] | N
         p=p,
         sd=standard_deviation([cell["metrics"][name]["value"] for cell in group]),
         seeds=len(group),
-        documents=len(first["documents"]),
+        documents=units,
         mean_keys=_mean(cell["budget"]["mean_keys"] for cell in group),
         decode_mean_keys=_mean(cell["budget"]["decode_mean_keys"] for cell in group),
         prefill_tokens_per_s=_speed(group, "prefill"),
         decode_tokens_per_s=_speed(group, "decode"),
         peak_memory=_peak(group),
-        small=len(first["documents"]) < SMALL,
+        small=units < SMALL,
         omega=_mean(cell.get("omega") for cell in group),
+        detail=bool(first["scores"].get(name, {}).get("detail")),
     )
 
 

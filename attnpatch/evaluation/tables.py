@@ -11,6 +11,7 @@ from attnpatch.evaluation.grids import REACH_NOTE, grid_tables
 from attnpatch.evaluation.headline import Cell, ShortTable, short_tables
 from attnpatch.evaluation.ruler import report as ruler
 from attnpatch.evaluation.summary import Row, by_length, length_text
+from attnpatch.evaluation.vision.notes import picture_notes
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -44,6 +45,7 @@ def notes(results: Results) -> list[str]:
         *([OMEGA] if any(row.omega is not None for row in results.rows) else []),
         *([REACH_NOTE] if "passkey_grid" in tasks else []),
         *(ruler.NOTES if ruler.ruler_rows(results.rows) else []),
+        *picture_notes(results.cells),
         *sources(results.beside),
         *([SANDBOX] if sandbox else []),
     ]

@@ -25,8 +25,10 @@ def _check(spec: MethodSpec, model: Model, suite: Suite) -> Finding:
     budget = resolve_size(suite.budgets[0], length=length) if suite.budgets else None
     config = spec.config(length=length, budget=budget)
     try:
-        read = contents(spec.name, config)
-        method = build_method((spec.name, config))
+        read = contents(spec.applied, config)
+        method = build_method((spec.applied, config))
+        if spec.companion is not None:
+            spec.companion.build()
         saved = getattr(method, "saved", None)
         if saved is not None and model.source is not None:
             saved.require(model.source.config.get_text_config(decoder=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from attnpatch.evaluation import tasks
 from attnpatch.evaluation.checking.finding import MISSING, OK, UNKNOWN, Finding
 from attnpatch.evaluation.checking.model import Model
 from attnpatch.evaluation.errors import SkipCell, UsageError
+from attnpatch.evaluation.processors import picture_side
 from attnpatch.evaluation.ruler.material import Material
 from attnpatch.evaluation.ruler.specs import RULER_TASKS
 from attnpatch.evaluation.suites import Suite
@@ -25,7 +27,9 @@ def check_tasks(model: Model, suite: Suite, files: TaskOptions) -> list[Finding]
         material = Material(files)
         return [loaded.get(name) or _without_tokenizer(name, material) for name in names]
     try:
-        known = tasks.available(model.source.tokenizer, files)
+        known = tasks.available(
+            model.source.tokenizer, replace(files, vision=suite.vision), *picture_side(model.source)
+        )
     except UsageError as error:
         return [loaded.get(name) or Finding(PART, name, MISSING, str(error)) for name in names]
     return [loaded.get(name) or _build(name, known, model, suite) for name in names]
@@ -45,6 +49,8 @@ def _without_tokenizer(name: str, material: Material) -> Finding:
 
 def _build(name: str, known: dict[str, tasks.Task], model: Model, suite: Suite) -> Finding:
     """Shorter lengths first, up to one that works: that is where a length can be too short, and it is cheap."""
+    if tasks.own_length(name):
+        return _build_all(name, known, suite)
     failed: dict[int, SkipCell | UsageError] = {}
     for length in sorted(set(suite.lengths)):
         if length > (model.longest or length):
@@ -64,6 +70,18 @@ def _build(name: str, known: dict[str, tasks.Task], model: Model, suite: Suite) 
     return Finding(
         PART, name, MISSING, f"at {', '.join(map(str, failed))} tokens: {reason}", getattr(reason, "fix", "")
     )
+
+
+def _build_all(name: str, known: dict[str, tasks.Task], suite: Suite) -> Finding:
+    """All documents: each has a picture that may be missing."""
+    limit = next(choice.limit for choice in suite.tasks if choice.name == name) or suite.limit
+    try:
+        found = tasks.find(known, name).documents(None, limit, suite.data_seed)
+    except (SkipCell, UsageError) as reason:
+        return Finding(PART, name, MISSING, str(reason), getattr(reason, "fix", ""))
+    left_out = found.details.get("left_out", {}).get("count", 0)
+    told = f"; {left_out} entries are left out, the first: {found.details['left_out']['first'][0]}" if left_out else ""
+    return Finding(PART, name, OK, f"{len(found)} documents with their pictures are here{told}")
 
 
 def _lm_eval(names: list[str], model: Model, suite: Suite) -> dict[str, Finding]:

@@ -45,7 +45,7 @@ def class_columns(
         "recall": [(said and true, true) for said, true, _ in triples],
         "f1": [(2 * (said and true), said + true) for said, true, _ in triples],
     }
-    return {name + UNIT: column(made[name], **given) for name in CLASS}
+    return {name + UNIT: column(made[name], "mean" if name == "accuracy" else "ratio", **given) for name in CLASS}
 
 
 def of_groups(
@@ -57,7 +57,7 @@ def of_groups(
         for name, whole in columns.items():
             rows = zip(whole["sums"], whole["weights"], questions, strict=True)
             own = [(top, bottom) if question.group in group else (0, 0) for top, bottom, question in rows]
-            found[f"{name} ({label})"] = column(own, detail=True)
+            found[f"{name} ({label})"] = column(own, whole["kind"], detail=True)
     return found
 
 

@@ -64,7 +64,7 @@ def columns(
     answers = list(map(parser(parse, PARSERS), texts))
     strata = {"strata": MEAN}
     found = class_columns(answers, questions, YES, **strata)
-    found["yes_ratio" + UNIT] = column([(answer == YES, 1) for answer in answers], **strata)
+    found["yes_ratio" + UNIT] = column([(answer == YES, 1) for answer in answers], "mean", **strata)
     splits = groups_of(questions)
     if len(splits) > 1:
         found |= of_groups(found, {split: (split,) for split in splits}, questions)

@@ -53,7 +53,7 @@ def columns(results: Results) -> list[dict[str, Any]]:
     found = []
     for task, metric in column_keys(results.rows):
         cell = first[task]
-        detail = metric in DETAIL_ONLY
+        detail = metric in DETAIL_ONLY or bool(cell["scores"].get(metric, {}).get("detail"))
         found.append(
             {
                 "task": task,

@@ -15,8 +15,20 @@ from attnpatch.evaluation.tasks.base import Document, Task, documents_hash
 from attnpatch.evaluation.tasks.options import TaskOptions
 from attnpatch.evaluation.tasks.sandbox_tasks import sandbox_tasks, speaks_sandbox
 from attnpatch.evaluation.tasks.text_tasks import TEXT_TASKS, text_tasks
+from attnpatch.evaluation.vision import tasks as vision
 
-__all__ = ["Document", "Task", "TaskOptions", "available", "check_names", "documents_hash", "expand", "find", "known"]
+__all__ = [
+    "Document",
+    "Task",
+    "TaskOptions",
+    "available",
+    "check_names",
+    "documents_hash",
+    "expand",
+    "find",
+    "known",
+    "own_length",
+]
 
 DECODE = "_decode"
 # Nothing is asked at the end of most of these, so there is nothing to feed token by token; reach is the prefill's.
@@ -27,6 +39,7 @@ _NO_DECODE = (
 GROUPS = {
     "ruler": (ruler.ALL, "RULER: all 13 ruler_* tasks"),
     "ruler_offline": (ruler.OFFLINE, "the 6 ruler_* tasks that need no data"),
+    **vision.GROUPS,
 }
 
 
@@ -37,10 +50,11 @@ def known() -> dict[str, dict[str, str]]:
         ("sandbox", {name: task.description for name, task in sandbox_tasks(TaskOptions()).items()}),
         ("text", TEXT_TASKS),
         ("ruler", {name: spec.description for name, spec in ruler.RULER_TASKS.items()}),
+        (vision.SOURCE, {name: spec.description for name, spec in vision.SPECS.items()}),
     ):
         for name, description in descriptions.items():
             names.setdefault(name, {})[source] = description
-            if source != "ruler" and name not in _NO_DECODE:
+            if source in ("sandbox", "text") and name not in _NO_DECODE:
                 names.setdefault(name + DECODE, {})[source] = description + _decoded
     return names
 
@@ -63,8 +77,17 @@ def ours() -> set[str]:
     return {*GROUPS, *known()}
 
 
-def available(tokenizer, options: TaskOptions | None = None) -> dict[str, Task]:
+def own_length(name: str) -> bool:
+    """True for a task of ours whose documents are as long as they are."""
+    return name in vision.SPECS
+
+
+def available(
+    tokenizer, options: TaskOptions | None = None, processor=None, no_processor: str | None = None
+) -> dict[str, Task]:
     """The tasks for a tokenizer: the sandbox's own language if it speaks it, else plain text and RULER.
+
+    processor: what makes inputs of pictures, for tasks that show some; no_processor: why there is none.
 
     Raises:
         UsageError: the text file cannot be read.
@@ -82,7 +105,8 @@ def available(tokenizer, options: TaskOptions | None = None) -> dict[str, Task]:
         for name, task in tasks.items()
         if name not in _NO_DECODE
     }
-    return {**tasks, **decoded, **({} if sandbox else ruler_tasks(tokenizer, options))}
+    pictures = vision.picture_tasks(processor, options, no_processor)
+    return {**tasks, **decoded, **({} if sandbox else ruler_tasks(tokenizer, options)), **pictures}
 
 
 def find(tasks: dict[str, Task], name: str) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,12 @@ class Document:
         return self.answers[0] if self.context_end is None else self.context_end
 
     @property
+    def scored(self) -> list[Any]:
+        """All that is scored: id, tokens, answer positions, references and the end of the context."""
+        end = [] if self.context_end is None else [self.context_end]
+        return [self.id, list(self.input_ids), self.answers, self.references, *end]
+
+    @property
     def digest(self) -> str:
         """Short hash of the tokens, to recognise a prompt in other results."""
         return hashlib.sha256(json.dumps(list(self.input_ids)).encode()).hexdigest()[:16]
@@ -80,7 +86,7 @@ class Task:
 
     Attributes:
         name: how users call it; the same idea has the same name for every tokenizer.
-        source: "sandbox" (the sandbox language) or "text" (any tokenizer).
+        source: "sandbox" (the sandbox language), "text" (any tokenizer), "vision" (any model that takes pictures).
         version: raised when the documents of a seed change.
         description: one line.
         metric: "accuracy" (of answer tokens), "perplexity" (of them), "string_match_all" or "string_match_part".
@@ -95,6 +101,9 @@ class Task:
             None for the mode's. Several processes hand it `share`, which picks the batches of each.
         whole: the scorer answers all documents at once and cannot be split over processes.
         generation: how, for "generate".
+        own_length: documents are as long as they are; `build` is handed None for the length.
+        columns: `(records) -> {metric: sums and weights}` of tasks with metrics of their own, see `task_metrics`.
+        inputs: `(document) -> model inputs`, where a document is more than its tokens.
     """
 
     name: str
@@ -103,14 +112,19 @@ class Task:
     description: str
     metric: str
     chance: float | None
-    build: Callable[[int, int, int], list[Document]]
+    build: Callable[[int | None, int, int], list[Document]]
     mode: str = "prefill"
     scorer: Callable[..., Any] | None = None
     whole: bool = False
     generation: Generation | None = None
+    own_length: bool = False
+    columns: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
+    inputs: Callable[[Any], dict[str, Any]] | None = None
 
-    def documents(self, length: int, count: int, seed: int) -> list[Document]:
+    def documents(self, length: int | None, count: int, seed: int) -> list[Document]:
         """`count` documents of exactly `length` tokens; prompts are at most that long with the answer.
+
+        Tasks whose documents have their own length take None.
 
         Raises:
             SkipCell: the task does not work at this length, or something it needs is missing.
@@ -122,6 +136,8 @@ class Task:
             raise
         except ValueError as error:
             raise SkipCell(str(error), "take another length with --lengths") from error
+        if self.own_length:
+            return documents
         wrong = [d.id for d in documents if not self._fits(d, length)]
         if wrong:
             raise RuntimeError(f"task {self.name!r} built documents that are not {length} tokens long: {wrong[:3]}")
@@ -133,11 +149,17 @@ class Task:
         return len(document.input_ids) + self.generation.tokens <= length
 
 
+class Documents(list):
+    """Documents, and in `details` what is to be known about all of them; it enters the keys of their cells."""
+
+    def __init__(self, documents: Iterable[Document] = (), details: dict[str, Any] | None = None) -> None:
+        super().__init__(documents)
+        self.details = details or {}
+
+
 def documents_hash(documents: list[Document]) -> str:
-    """sha256 over what is scored: ids, tokens, answer positions, references and the end of the context."""
+    """sha256 over what is scored, see `Document.scored`."""
     whole = hashlib.sha256()
-    for d in documents:
-        end = [] if d.context_end is None else [d.context_end]
-        scored = [d.id, list(d.input_ids), d.answers, d.references, *end]
-        whole.update(json.dumps(scored, separators=(",", ":")).encode())
+    for document in documents:
+        whole.update(json.dumps(document.scored, separators=(",", ":")).encode())
     return whole.hexdigest()

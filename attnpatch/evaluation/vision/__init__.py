@@ -1,0 +1,1 @@
+"""Tasks with pictures: prompts through the model's processor, answers scored for hallucination."""

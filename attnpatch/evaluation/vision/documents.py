@@ -1,0 +1,62 @@
+"""Documents with a picture: a file, or one that a generator draws."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnpatch.evaluation.tasks.base import Document
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """name: what resampling and messages call it; digest: sha256 of its content; open: `() -> PIL image`, RGB."""
+
+    name: str
+    digest: str
+    open: Callable[[], Image] = field(compare=False)
+
+    @classmethod
+    def of_file(cls, name: str, path: Path) -> Picture:
+        """A picture file. Raises OSError if it cannot be read."""
+        return cls(name, hashlib.sha256(path.read_bytes()).hexdigest(), lambda: _decoded(path))
+
+
+def _decoded(path: Path) -> Image:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as found:
+            return found.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RuntimeError(f"image {str(path)!r} cannot be decoded: {error}. Download it again.") from error
+
+
+@dataclass(frozen=True)
+class PictureDocument(Document):
+    """A prompt about one picture; `input_ids` are its tokens before the picture takes its place among them.
+
+    text: the whole prompt, the token for the picture in it. group: the split, subtask or type it is scored with.
+    extra: what its scorer needs besides `references`, as JSON.
+    """
+
+    text: str = ""
+    picture: Picture | None = None
+    group: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> list[Any]:
+        return [*super().scored, self.text, self.picture.digest, self.group, self.extra]
+
+    @property
+    def digest(self) -> str:
+        """Short hash of the prompt and its picture."""
+        return hashlib.sha256(json.dumps([self.text, self.picture.digest]).encode()).hexdigest()[:16]
