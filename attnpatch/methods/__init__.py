@@ -10,5 +10,7 @@ for _name, _target in {
     "xattention": "xattention:XAttention",
     "flux": "flux.method:Flux",
     "pai": "vision.pai:PAI",
+    "devils": "vision.devils:Devils",
+    "locore": "vision.locore:LocoRE",
 }.items():
     register_lazy(_name, f"attnpatch.methods.{_target}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnpatch.patching.calls import Call
+    from attnpatch.patching.images import Images
     from attnpatch.patching.sites import Site
 
 Integers = Annotated[tuple[int, ...], Strict(False)]  # also given as a list, as YAML and JSON have it
@@ -97,31 +98,45 @@ def answer_rows(call: Call) -> Rows | None:
 
     These are the last token of the prompt and all generated ones; padding and other rows of the batch are left out.
     """
-    memo = ("answer rows", call.query.shape[2])
+    return None if call.images is None else _rows_from(call, call.images, before=1)
+
+
+def generated_rows(call: Call, *, text_rows: bool = False) -> Rows | None:
+    """The rows of generated tokens, of the prompts that have an image; None if there is none in this call.
+
+    text_rows: of the prompts without an image too.
+    """
+    if text_rows:
+        return None if call.forward.aside is not None else _rows_from(call, None, before=0)
+    return None if call.images is None else _rows_from(call, call.images, before=0)
+
+
+def _rows_from(call: Call, images: Images | None, *, before: int) -> Rows | None:
+    """Rows from `before` tokens before the end of the prompt on, of prompts with `images` (None: of all prompts)."""
+    memo = ("rows from", before, images is None, call.query.shape[2])
     if memo not in call.forward.memo:
-        call.forward.memo[memo] = _answer_rows(call)
+        call.forward.memo[memo] = _find_rows(call, None if images is None or images.all else images.rows, before)
     return call.forward.memo[memo]
 
 
-def _answer_rows(call: Call) -> Rows | None:
-    images, count = call.images, call.query.shape[2]
-    if images is None:
-        return None
-    spans, prompt = call.spans, call.forward.prompt_end
-    if spans is None:
-        first = max(prompt - 1 - call.offset, 0)
+def _find_rows(call: Call, which: torch.Tensor | None, before: int) -> Rows | None:
+    spans, offset, end, count = call.spans, call.offset, call.end, call.query.shape[2]
+    prompt = call.forward.prompt_end
+    if spans is None or all(stop == end for _, stop in spans):
+        first = max(prompt - before - offset, 0)
         if first >= count:
             return None
-        return Rows(first, None if images.all else images.rows[:, None].expand(-1, count - first))
-    last = [min(prompt, stop) - 1 - call.offset for _, stop in spans]  # of each prompt, as a row of this call
-    first = max(min(last), 0)
+        return Rows(first, None if which is None else which[:, None].expand(-1, count - first))
+    # Padding on the right: a prompt that ends in this call ends where its padding begins.
+    starts = [(prompt if stop == end else min(prompt, stop)) - before - offset for _, stop in spans]
+    first = max(min(starts), 0)
     if first >= count:
         return None
-    device = images.rows.device
+    device = call.query.device
     row = torch.arange(first, count, device=device)
-    starts = torch.tensor(last, device=device)[:, None]
-    stops = torch.tensor([stop - call.offset for _, stop in spans], device=device)[:, None]
-    return Rows(first, images.rows[:, None] & (row >= starts) & (row < stops))
+    stops = torch.tensor([stop - offset for _, stop in spans], device=device)[:, None]
+    mask = (row >= torch.tensor(starts, device=device)[:, None]) & (row < stops)
+    return Rows(first, mask if which is None else mask & which[:, None])
 
 
 def layer_range(layers: tuple[int, int] | None, default: tuple[int, int], total: int) -> range:

@@ -2,7 +2,8 @@
 
 A vision-language model is recognised by its language model, because that is what the numbers belong to: a
 LLaVA-1.5-7B that somebody has fine-tuned keeps the sink dimensions of its LLaMA-2. Sources: VAR's paper and released
-code (arXiv 2503.03321), GIFT's released configurations (arXiv 2510.22067), the text of VHR (arXiv 2412.13949).
+code (arXiv 2503.03321), GIFT's released configurations (arXiv 2510.22067), the texts of VHR (arXiv 2412.13949) and
+LocoRE (arXiv 2601.20279).
 """
 
 from __future__ import annotations
@@ -49,19 +50,23 @@ MODELS = (
         "LLaMA-2 7B (LLaVA-1.5-7B, LLaVA-1.6-vicuna-7B)",
         _shape("llama", 4096, 32, 32, 32),
         (32000, 32100),
-        {"var": {"dims": (1415, 2533)}},
+        {"var": {"dims": (1415, 2533)}, "gift": {"saliency_layer": 11, "layers": "12:23", "alpha": 5.0}},
     ),
     Known(
         "LLaMA-2 13B (LLaVA-1.5-13B, LLaVA-1.6-vicuna-13B)",
         _shape("llama", 5120, 40, 40, 40),
         (32000, 32100),
-        {"var": {"dims": (2100, 4743)}},
+        {"var": {"dims": (2100, 4743)}, "gift": {"saliency_layer": 10, "layers": "14:21", "alpha": 5.0}},
     ),
     Known(
         "Qwen2-VL-7B",
         _shape(("qwen2_vl", "qwen2_vl_text"), 3584, 28, 28, 4),
         (151000, 153000),
-        {"var": {"dims": (458, 2570)}},
+        {
+            "var": {"dims": (458, 2570)},
+            "gift": {"saliency_layer": 14, "layers": "5:19", "alpha": 4.0},
+            "locore": {"beta": 0.20},
+        },
     ),
     Known(
         "InternLM2 7B (InternVL2-8B)",

@@ -6,53 +6,79 @@ import pytest
 import torch
 
 import attnpatch
+from attnpatch.methods.vision.base import boost
 from tests import zoo
+from tests.methods.vision.agreement import agrees_with_dense, attentions, last_rows, mixed_batch_equals_each_alone
 from tests.methods.vision.dense import Dense
-from tests.methods.vision.prompts import FAMILIES, batch
-from tests.snapshots import generated_logits
+from tests.methods.vision.prompts import FAMILIES, IMAGE, batch
+from tests.snapshots import generated_logits, same
+
+ALL_LAYERS = {"alpha": 0.5, "first_layer": 0}
 
 
 def pai(alpha: float):
     def change(scores, call):
-        weights = scores.softmax(-1)
         image = call.images.keys(call.key_offset, scores.shape[-1])[:, None, None]
-        boosted = torch.where(image & scores.isfinite(), scores + alpha * scores.abs(), scores).softmax(-1)
-        last = torch.zeros(scores.shape[2], dtype=torch.bool)
-        last[-1] = True
-        edited = last[None, :] & call.images.rows[:, None]
-        return torch.where(edited[:, None, :, None], boosted, weights)
+        boosted = torch.where(image & scores.isfinite(), scores + alpha * scores.abs(), scores)
+        return last_rows(boosted.softmax(-1), scores.softmax(-1), call)
 
     return Dense(change)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_agrees_with_dense_attention(family):
-    model, inputs = zoo.build(family), zoo.image_prompt(family)
-    with attnpatch.apply(model, pai(0.5)):
-        expected = generated_logits(model, inputs)
-    with attnpatch.apply(model, "pai", alpha=0.5, first_layer=0):
-        found = generated_logits(model, inputs)
-    assert torch.equal(expected[0], found[0])
-    assert torch.allclose(expected[1], found[1], atol=1e-4)
-    assert not torch.allclose(found[1], generated_logits(model, inputs)[1], atol=1e-5)
+    agrees_with_dense(family, pai(0.5), "pai", **ALL_LAYERS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_mixed_batch_equals_each_prompt_alone(family):
-    model = zoo.build(family)
-    together, rows = batch(family, text_row=True)
-    stock = generated_logits(model, together)[1]
-    with attnpatch.apply(model, "pai", alpha=0.5, first_layer=0, text_only="stock"):
-        found = generated_logits(model, together)[1]
-        alone = [generated_logits(model, row)[1] for row in rows]
-    assert torch.equal(found[:, 2], stock[:, 2])
-    for number, expected in enumerate(alone):
-        assert torch.allclose(found[:, number : number + 1], expected, atol=1e-4), number
+    mixed_batch_equals_each_alone(family, "pai", **ALL_LAYERS)
 
 
-def test_an_unseen_image_token_stays_unseen():
-    from attnpatch.methods.vision.base import boost
+def test_without_a_boost_it_is_the_stock_model():
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
+    stock = generated_logits(model, inputs)
+    with attnpatch.apply(model, "pai", alpha=0.0, first_layer=0):
+        assert same(generated_logits(model, inputs), stock)
 
+
+def test_scores_of_either_sign_rise_and_an_unseen_image_token_stays_unseen():
     scores = torch.tensor([-1.0, 1.0, -torch.inf, 2.0])
     image = torch.tensor([True, True, True, False])
     assert torch.allclose(boost(scores, image, 0.2 * scores.abs()), torch.tensor([-0.8, 1.2, -torch.inf, 2.0]))
+
+
+def test_only_image_columns_of_the_last_row_change():
+    model, inputs = zoo.build("llava", attn_implementation="eager"), zoo.image_prompt("llava")
+    stock = attentions(model, inputs, 0)
+    with attnpatch.apply(model, "pai", **ALL_LAYERS):
+        found = attentions(model, inputs, 0)
+    assert torch.equal(found[:, :, :-1], stock[:, :, :-1])
+    image = inputs["input_ids"][0] == IMAGE
+    change = (found / stock).log()[0, :, -1]  # of the scores, up to one constant per head
+    text = change[:, ~image]
+    assert torch.allclose(text, text[:, :1].expand_as(text), atol=1e-5)
+    assert (change[:, image] > text[:, :1]).all()
+
+
+def test_layers_before_the_first_one_are_left_alone():
+    model = zoo.build("gemma3")  # six layers
+    with attnpatch.apply(model, "pai") as patch:
+        assert {int(name.split(".")[-2]) for name in patch.site_names} == {2, 3, 4, 5}
+    with pytest.raises(attnpatch.UnsupportedModelError, match="before the first layer"):
+        attnpatch.apply(zoo.build("llava"), "pai")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prompt_in_chunks_is_boosted_at_its_end_only(side):
+    model = zoo.build("llava")
+    inputs, _ = batch("llava", side)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    cut, end = 10, ids.shape[1]
+    with torch.no_grad(), attnpatch.apply(model, "pai", **ALL_LAYERS) as patch:
+        whole = model(**inputs).logits
+        with patch.prompt(end):
+            first = model(**{**inputs, "input_ids": ids[:, :cut], "attention_mask": mask[:, :cut]})
+            second = model(input_ids=ids[:, cut:], attention_mask=mask, past_key_values=first.past_key_values)
+    joined = torch.cat([first.logits, second.logits], 1)
+    assert torch.allclose(joined[mask.bool()], whole[mask.bool()], atol=1e-4)

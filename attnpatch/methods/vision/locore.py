@@ -1,0 +1,87 @@
+"""locore: a token that is being generated attends a little more to the last few generated ones.
+
+Source: "Hallucination Begins Where Saliency Drops", ICLR 2026, arXiv 2601.20279 (its other half, which rejects sampled
+tokens, is a way of decoding). The authors do not release this half: the window and the renormalisation are chosen
+here, and the layers are those of another hook in their code.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from attnpatch.methods.vision.base import VisionConfig, VisionMethod, generated_rows
+from attnpatch.methods.vision.depth import Layers, outside
+from attnpatch.methods.vision.factors import reweighted
+from attnpatch.methods.vision.known import known_options
+from attnpatch.patching.edits import Edit, RowsAt
+from attnpatch.patching.method import register
+
+LAYERS = range(9, 15)  # of 32 layers
+BETA = 0.15
+
+
+class LocoREConfig(VisionConfig):
+    beta: float | None = Field(
+        None,
+        ge=0,
+        description="attention to a recent generated token grows by this share. Default: .15, on Qwen2-VL .20",
+    )
+    window: int = Field(
+        8, ge=-1, description="tokens before the generated one that count as recent, itself not counted; -1: none"
+    )
+    layers: Layers | None = Field(
+        None,
+        description="layers that are changed, such as '9:15' (end excluded) or indices. Default: 9..14 of 32, on a "
+        "model of another depth the same share of it",
+    )
+    text_rows: bool = Field(
+        False, description="change prompts without an image too (a batch without any, with text_only='stock')"
+    )
+
+
+@register("locore")
+class LocoRE(VisionMethod):
+    """A_j (1 + beta [j generated, i - j <= window]) / sum, after the softmax, in the rows i of generated tokens."""
+
+    Config = LocoREConfig
+    summary = "raises a generated token's attention to the last few generated tokens"
+    paper = "Hallucination Begins Where Saliency Drops, ICLR 2026, arXiv 2601.20279"
+    neutral = "beta = 0"
+    limits = "its code is unreleased and its numbers were not reproduced elsewhere; window and layers are chosen here"
+    neutral_options = {"beta": 0.0}
+    small_options = ({"beta": 0.5}, {"beta": 1.0, "window": 1, "layers": (0, 1), "text_rows": True})
+
+    def check(self, site):
+        return outside(site, self.config.layers, LAYERS) or super().check(site)
+
+    def prepare(self, sites, model):
+        super().prepare(sites, model)
+        known = known_options(self.name, model.config).get("beta", BETA)
+        self.beta = known if self.config.beta is None else self.config.beta
+
+    def attend(self, call, inner):
+        beta, config = self.beta, self.config
+        rows = generated_rows(call, text_rows=config.text_rows) if beta and config.window >= 0 else None
+        if rows is not None:
+            prompt, memo = call.forward.prompt_end, call.forward.memo
+
+            def raised(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
+                key = (id(self), at.first, at.key_first, weights.shape[-2:])
+                if key not in memo:  # the same in every layer
+                    memo[key] = beta * recent(weights, at, prompt, config.window)
+                return reweighted(weights, memo[key]), None
+
+            call.edit(Edit(raised, first=rows.first, rows=rows.mask, everywhere=True))
+        return inner(call)
+
+
+def recent(weights: torch.Tensor, at: RowsAt, prompt: int, window: int) -> torch.Tensor:
+    """1 where a key is a generated token at most `window` before the row's own, `[R, K]` for weights `[B, H, R, K]`.
+
+    prompt: absolute index of the first generated token.
+    """
+    rows, keys = weights.shape[-2:]
+    row = torch.arange(at.first, at.first + rows, device=weights.device)[:, None]
+    key = torch.arange(at.key_first, at.key_first + keys, device=weights.device)
+    return ((key >= prompt) & (key <= row) & (row - key <= window)).to(weights.dtype)
