@@ -13,6 +13,7 @@ from attnpatch.patching.layers import LayerSpec, select_layers
 from attnpatch.patching.method import Method, build_method, method_class
 from attnpatch.patching.patch import Patch
 from attnpatch.patching.sites import Site, TextModel, inspect_model, text_base, unwrap
+from attnpatch.patching.tower import Tower
 
 MethodSpec = str | Method | tuple[str, dict[str, Any]]
 
@@ -56,6 +57,10 @@ def apply(
     _refuse_second_key_replacer(placed, installation)
     if installation.host is None and any(method.needs_images for method in built):
         installation.host = image_host(unwrap(model), text.base, text.skipped)
+    reads = set().union(*(method.tower_reads for method in built))
+    if reads:
+        installation.tower = installation.tower or Tower(installation.host)
+        installation.tower.check(reads)
     numbered = installation.sequences
     try:
         for one, sites in placed:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.images import ImageHost, Images, Seen
 from attnpatch.patching.masks import LazyMask
+from attnpatch.patching.tower_tokens import TowerScores
 
 ASIDE_KEY = "attnpatch_aside"  # keyword that marks such a pass, from the vision-language model down to the text model
 _PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids")
@@ -35,7 +36,7 @@ class Given:
 
     host, seen: the vision-language model and its arguments (seen is None if the text model was called by itself);
     base, arguments: the text model and its own; index: number of the sequence; prompt: where its prompt was declared
-    to end, None if it was not.
+    to end, None if it was not; tower: what was read of the vision tower, None where no method reads it.
     """
 
     host: ImageHost
@@ -45,6 +46,7 @@ class Given:
     images: Images
     index: int
     prompt: int | None = None
+    tower: TowerScores | None = None
 
     def again(self, purpose: Any) -> None:
         """Run the text model over the same prompt, images included as they were encoded, without a cache."""

@@ -16,7 +16,7 @@ from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError, Unsu
 
 SEEN_KEY = "attnpatch_images"  # keyword that carries what the vision-language model was given to its text model
 _PIXELS = ("pixel_values", "pixel_values_videos")  # what brings images into a forward: raw,
-_ENCODED = "mm_encoder_outputs"  # or as generate() has encoded them
+ENCODED = "mm_encoder_outputs"  # or as generate() has encoded them
 _IMAGE_IDS = ("image_token_id", "video_token_id")
 _WRAPPER_IDS = (
     "vision_start_token_id", "vision_end_token_id", "boi_token_index", "eoi_token_index", "boi_token_id",
@@ -48,7 +48,7 @@ class Seen:
     @property
     def pictured(self) -> bool:
         """Did it come with images, raw or encoded?"""
-        return any(self.given.get(key) is not None for key in _PIXELS) or bool(self.given.get(_ENCODED))
+        return any(self.given.get(key) is not None for key in _PIXELS) or bool(self.given.get(ENCODED))
 
     @cached_property
     def mask(self) -> torch.Tensor | None:

@@ -25,6 +25,7 @@ from attnpatch.patching.forward import Forward, PackedSample
 from attnpatch.patching.images import SEEN_KEY, ImageHost, Images, Seen, images_of, look, refuse_no_image
 from attnpatch.patching.masks import LazyMask
 from attnpatch.patching.sites import PREFIX, Site, TextModel
+from attnpatch.patching.tower import Tower
 
 if TYPE_CHECKING:
     from attnpatch.patching.method import Method
@@ -47,6 +48,7 @@ class Installation:
         self.patches: list[Patch] = []
         self.handles: list = []
         self.host: ImageHost | None = None  # the vision-language model around, once a method asks for its images
+        self.tower: Tower | None = None  # its vision tower, once a method asks for attention in there
         self.input_handles: dict[tuple, Any] = {}  # hooks that hand down what some methods ask for
         self.declared_prompt: int | None = None
         self.declared_samples: tuple[PackedSample, ...] | None = None
@@ -111,7 +113,7 @@ class Installation:
         links: dict[str, Any] = {}
         touched = any(patch.site_names for patch in self.patches)
         self.traceable = True
-        evicting, wanted = set(), set()
+        evicting, wanted, reads = set(), set(), set()
         for patch in self.patches:
             if not patch.enabled:
                 continue
@@ -119,12 +121,15 @@ class Installation:
                 links[name] = Link(method, links.get(name, Stock()), stats)
                 self.traceable &= method.compilable
                 wanted |= _inputs_for(method, name)
+                reads |= method.tower_reads
                 if method.evicts and self.sites[name].kind == "full":
                     evicting.add(self.sites[name].layer)
         self.evicting = frozenset(evicting)
         self.asking = [m for p in self.patches if p.enabled for m in p.methods if m.needs_images]
         eviction.disarm(self.states)
         self._hand_down(wanted)
+        if self.tower is not None:
+            self.tower.watch(reads)
         for name in self.sites:
             module = self.base.get_submodule(name)
             if not touched:
@@ -148,6 +153,8 @@ class Installation:
     def _look(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if self.base.config._attn_implementation_internal != self.name:
             return None
+        if self.tower is not None:
+            self.tower.forget()
         given = {**dict(zip(self.host.arguments, args, strict=False)), **kwargs}
         return args, {**kwargs, SEEN_KEY: look(self.host, given)}
 
@@ -209,7 +216,10 @@ class Installation:
         if forward.images is None and forward.offset == 0:
             refuse_no_image(self.asking)
         if forward.images is not None and forward.offset == 0:
-            forward.given = Given(self.host, seen, self.base, given, images, forward.index, self.declared_prompt)
+            tower = self.tower.scores(seen) if any(method.tower_reads for method in self.asking) else None
+            forward.given = Given(
+                self.host, seen, self.base, given, images, forward.index, self.declared_prompt, tower
+            )
             for method in self.asking:
                 method.begin(forward)
             forward.given = None  # it holds pictures

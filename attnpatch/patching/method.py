@@ -72,7 +72,7 @@ class Method:
 
     @property
     def tower_reads(self) -> set[TowerRead]:
-        """What `begin` finds in `forward.given.tower`: readings of the vision tower's attention; with `needs_images`."""
+        """What `begin` finds in `forward.given.tower`: readings of the vision tower's attention (`needs_images`)."""
         return set()
 
     def check(self, site: Site) -> str | None:
