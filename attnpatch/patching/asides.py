@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.images import ImageHost, Images, Seen
 from attnpatch.patching.masks import LazyMask
+from attnpatch.patching.own_positions import OwnPositions
+from attnpatch.patching.text_only import text_only
 from attnpatch.patching.tower_tokens import TowerScores
 
 ASIDE_KEY = "attnpatch_aside"  # keyword that marks such a pass, from the vision-language model down to the text model
-_PER_TOKEN = ("input_ids", "inputs_embeds", "token_type_ids", "mm_token_type_ids")
 _KEPT = ("return_dict", "output_attentions")
 
 
@@ -68,43 +69,21 @@ class Given:
                 "the text model was called by itself, with the images already in its embeddings, so the prompt "
                 "without them cannot be run. Call the whole vision-language model."
             )
-        rows = self.images.rows.nonzero().flatten()
-        given = self.seen.given
-        keep = ~self.images.mask[rows]
-        keep[:, self.prompt :] &= self.prompt is None
+        rows, given = self.images.rows.nonzero().flatten(), self.seen.given
         padding = _padding(given.get("attention_mask"))
-        if padding is not None:
-            keep &= padding[rows][:, : keep.shape[1]].bool()
-        if drop_wrappers and given.get("input_ids") is not None and self.host.wrappers:
-            wrappers = torch.tensor(self.host.wrappers, device=keep.device)
-            keep &= ~torch.isin(given["input_ids"][rows], wrappers)
-        counts = keep.sum(1)
-        if not bool(counts.all()):
-            raise UnsupportedCallError("a prompt holds nothing but images; the pass without them needs some text.")
-        length = int(counts.max())
-        # A stable sort puts what is left out to the left and keeps the order of the rest.
-        order = keep.int().argsort(1, stable=True)[:, keep.shape[1] - length :]
-        cut = {}
-        for name in _PER_TOKEN:
-            values = given.get(name)
-            if values is not None:
-                values = values[rows]
-                index = order.reshape(*order.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
-                cut[name] = values.gather(1, index)
-        if length > int(counts.min()):
-            cut["attention_mask"] = (torch.arange(length, device=keep.device) >= length - counts[:, None]).long()
+        cut = text_only(
+            self.host, given, self.images.mask, rows, padding=padding, stop=self.prompt, drop_wrappers=drop_wrappers
+        )
+        if bool(cut["attention_mask"].all()):
+            del cut["attention_mask"]
         self._run(cut, purpose)
         return rows
 
     def _run(self, arguments: dict[str, Any], purpose: Any) -> None:
         module = self.host.module
         kept = {name: self.seen.given[name] for name in _KEPT if name in self.seen.given}
-        before = {name: module.__dict__[name] for name in ("rope_deltas",) if name in module.__dict__}  # of Qwen-VL
-        try:
-            with torch.no_grad():
-                module(**arguments, **kept, use_cache=False, **{ASIDE_KEY: Aside(self.index, purpose)})
-        finally:
-            module.__dict__.update(before)
+        with torch.no_grad(), OwnPositions(module).inside():
+            module(**arguments, **kept, use_cache=False, **{ASIDE_KEY: Aside(self.index, purpose)})
 
 
 def _padding(mask: Any) -> torch.Tensor | None:
