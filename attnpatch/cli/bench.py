@@ -1,4 +1,4 @@
-"""`attnpatch bench kernels|model|overhead`: what is faster, from which length on, and what the patch costs."""
+"""`attnpatch bench kernels|model|overhead|vision`: what is faster, from which length on, and what the patch costs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from attnpatch.bench.model import LENGTHS, bench_model
 from attnpatch.bench.overhead import LAYERS, bench_overhead
 from attnpatch.bench.result import Result, check_output, write
 from attnpatch.bench.routing import bench_routing
+from attnpatch.bench.vision import SLICE, bench_vision
 from attnpatch.cli.console import (
     JsonFlag,
     command_line,
@@ -44,6 +45,10 @@ MODEL_EXAMPLES = examples(
     "attnpatch bench model --method flux --omega 0.5 --lengths 256 --repeats 1",
 )
 OVERHEAD_EXAMPLES = examples("attnpatch bench overhead", "attnpatch bench overhead --layers 2 4 --repeats 5")
+VISION_EXAMPLES = examples(
+    "attnpatch bench vision --repeats 1 --tokens 4",
+    f"attnpatch bench vision --model {SLICE} --layers 4 --methods vhr pai",
+)
 
 KERNEL_WINDOWS = (1024, 2048)
 
@@ -195,6 +200,49 @@ def overhead(
         )
 
     _run(measure, context, output_dir, plot, json)
+
+
+@app.command("vision", cls=ListCommand, epilog=VISION_EXAMPLES)
+@user_errors
+def vision(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Option(help=f"sandbox:vision, or {SLICE}: a few layers of its shapes, random weights.")
+    ] = "sandbox:vision",
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(help="Methods such as var:p=0.4. Default: all about images.", metavar="NAME:OPTIONS..."),
+    ] = None,
+    layers: Annotated[int, typer.Option(help=f"With {SLICE}: decoder layers.", min=1)] = 4,
+    tokens: Annotated[int, typer.Option(help="Tokens to generate.", min=2)] = 32,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = 1,
+    clock: Clock = "auto",
+    repeats: Repeats = 5,
+    output_dir: OutputDir = None,
+    json: JsonFlag = False,
+) -> None:
+    """Time generation behind a prompt with an image, stock against methods about images."""
+    from attnpatch.evaluation.methods import parse_method
+
+    parsed = None if methods is None else [parse_method(text) for text in methods]
+
+    def measure(progress: Callable[[int, int, str], None]) -> Result:
+        return bench_vision(
+            model=model,
+            methods=None if parsed is None else {spec.name: spec.options for spec in parsed},
+            layers=layers,
+            tokens=tokens,
+            dtype=dtype,
+            device=device,
+            threads_used=threads,
+            clock=clock,
+            repeats=repeats,
+            progress=progress,
+        )
+
+    _run(measure, context, output_dir, False, json)
 
 
 def _run(
