@@ -101,10 +101,7 @@ def inspect_model(model: object) -> TextModel:
             f"{' and '.join(map(repr, BASES))}. Load it with attn_implementation='sdpa'."
         )
     found, skipped = [], []
-    for name, module in base.named_modules():
-        if not hasattr(module, "layer_idx") and not _calls_interface(type(module)):
-            continue
-        reason = _why_not(module)
+    for name, module, reason in attention_layers(base):
         if reason is None:
             found.append(_describe(name, module, base.config, implementation))
         elif reason:
@@ -124,6 +121,16 @@ def inspect_model(model: object) -> TextModel:
     layers = getattr(base.config, "num_hidden_layers", None) or 1 + max(site.layer for site in found)
     sites = tuple(replace(site, layers=layers) for site in found)
     return TextModel(type(outer).__name__, base, implementation, sites, tuple(skipped), layers)
+
+
+def attention_layers(base: PreTrainedModel) -> Iterator[tuple[str, nn.Module, str | None]]:
+    """Name and module of everything that may be an attention layer, and why it cannot be patched.
+
+    None: it can; an empty text: it is no attention layer at all.
+    """
+    for name, module in base.named_modules():
+        if hasattr(module, "layer_idx") or _calls_interface(type(module)):
+            yield name, module, _why_not(module)
 
 
 def _why_not(module: nn.Module) -> str | None:
