@@ -10,7 +10,10 @@ for _name, _target in {
     "xattention": "xattention:XAttention",
     "flux": "flux.method:Flux",
     "pai": "vision.pai:PAI",
+    "paint": "vision.paint:PAINT",
     "devils": "vision.devils:Devils",
     "locore": "vision.locore:LocoRE",
+    "var": "vision.var:VAR",
+    "vhr": "vision.vhr:VHR",
 }.items():
     register_lazy(_name, f"attnpatch.methods.{_target}")

@@ -42,7 +42,7 @@ def text_only(
         raise UnsupportedCallError("a prompt holds nothing but images; the pass without them needs some text.")
     length = int(counts.max())
     # A stable sort puts what is left out to the left and keeps the order of the rest.
-    order = keep.int().argsort(1, stable=True)[:, keep.shape[1] - length :]
+    order = keep.int().argsort(dim=1, stable=True)[:, keep.shape[1] - length :]
     cut = {"attention_mask": (torch.arange(length, device=keep.device) >= length - counts[:, None]).long()}
     for name in PER_TOKEN:
         if given.get(name) is not None:
