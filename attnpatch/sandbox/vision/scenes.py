@@ -17,7 +17,8 @@ STREAMS = ("train", "dev", "test")
 COUNTS = (2, 3, 4, 5)  # objects of a scene, each as likely
 TOGETHER = 0.86  # chance that a pair is complete; an incomplete one leaves room that a lone shape may take
 PAIR_WEIGHTS = (4.0, 3.0, 2.0)  # so that some shapes are more popular than others
-CONTRAST = (0.2, 1.0)
+CLEAR, FAINT = (0.4, 1.0), (0.08, 0.25)  # ranges of contrast
+ONE_FAINT = 0.75  # chance that one object of a scene is faint, so that the prior has something to say about it
 
 
 @dataclass(frozen=True)
@@ -127,15 +128,16 @@ def _scene(which: str, key: tuple[int, ...]) -> Scene:
     others = rng.permutation([i for i in range(len(combinations)) if i not in first])[: count - len(kinds)]
     chosen = rng.permutation([*first, *others])
     cells = sorted(rng.permutation(GRID * GRID)[:count].tolist())
+    faint = int(rng.integers(count)) if rng.random() < ONE_FAINT else None
     things = tuple(
         Thing(
             *combinations[index],
             cell,
             *(int(step) for step in rng.integers(-1, 2, 2)),
             int(rng.integers(5, 7)),
-            round(float(rng.uniform(*CONTRAST)), 3),
+            round(float(rng.uniform(*(FAINT if place == faint else CLEAR))), 3),
         )
-        for index, cell in zip(chosen, cells, strict=True)
+        for place, (index, cell) in enumerate(zip(chosen, cells, strict=True))
     )
     return Scene(which, key, things, round(float(rng.uniform(0.35, 0.65)), 3))
 

@@ -22,7 +22,7 @@ KEEP = 0.95  # decay of the running accuracies
 class Recipe:
     """The training recipe; its defaults made the packaged weights."""
 
-    steps: int = 4200
+    steps: int = 4000
     rows: int = 32
     naming_rows: int = 64
     muon_lr: float = 5e-3
@@ -31,7 +31,7 @@ class Recipe:
     decay: float = 0.35  # share of the steps, at the end, over which the learning rates fall linearly to 2 %
     ema: float = 0.98  # the exported weights are a running average
     named: float = 0.9  # share of patches whose shape the tower must name before the language model starts
-    most_naming: int = 2000  # at most so many steps of it
+    most_naming: int = 1800  # at most so many steps of it
     question_loss: float = 1.0
     late: float = 0.75  # share of the steps after which questions weigh `late_question_loss`
     late_question_loss: float = 2.0
