@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from attnpatch.bench.models import skeleton
+from attnpatch.evaluation import tasks
 from attnpatch.evaluation.checking.finding import MISSING, OK, UNKNOWN, Finding
 from attnpatch.evaluation.errors import LoadingError
 from attnpatch.evaluation.loading import CheckpointSource, ModelRequest, is_local
@@ -122,6 +123,8 @@ def _weights(request: ModelRequest) -> Finding:
 
 def _lengths(model: Model, suite: Suite) -> Iterator[Finding]:
     longest = model.longest
+    if all(tasks.own_length(choice.name) for choice in suite.tasks):
+        return  # their documents are as long as they are
     if longest is None:
         yield Finding(PART, "positions", UNKNOWN, "its config does not say how many it has")
         return
