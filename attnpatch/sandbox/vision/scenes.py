@@ -17,7 +17,7 @@ STREAMS = ("train", "dev", "test")
 COUNTS = (2, 3, 4, 5)  # objects of a scene, each as likely
 TOGETHER = 0.86  # chance that a pair is complete; an incomplete one leaves room that a lone shape may take
 PAIR_WEIGHTS = (4.0, 3.0, 2.0)  # so that some shapes are more popular than others
-CLEAR, FAINT = (0.4, 1.0), (0.08, 0.25)  # ranges of contrast
+CLEAR, FAINT = (0.4, 1.0), (0.12, 0.3)  # ranges of contrast
 ONE_FAINT = 0.75  # chance that one object of a scene is faint, so that the prior has something to say about it
 
 
@@ -146,8 +146,8 @@ def _kinds(which: str, count: int, rng: np.random.Generator) -> list[str]:
     """The kinds of shapes of a scene with `count` objects, in random order.
 
     Where partners stand together, every two objects are a pair, so that a kind is seldom there twice and what is seen
-    tells much about what else is there. In an anti scene two or three kinds share
-    the places (of two objects, also one).
+    tells much about what else is there. In an anti scene two or three kinds share the places (of two objects, also
+    one).
     """
     weights = np.array(PAIR_WEIGHTS) / sum(PAIR_WEIGHTS)
     order = [PAIRS[index] for index in rng.choice(len(PAIRS), len(PAIRS), replace=False, p=weights)]
