@@ -194,9 +194,9 @@ VLM_CONFIGS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
     ),
     "internvl": lambda: tf.InternVLConfig(
         text_config=tf.Qwen2Config(**TEXT),
-        vision_config={**TOWER, "image_size": [28, 28], "patch_size": [14, 14]},
+        vision_config={**TOWER, "image_size": [56, 56], "patch_size": [14, 14]},
         image_token_id=IMAGE,
-        image_seq_length=1,
+        image_seq_length=4,
         downsample_ratio=0.5,
     ),
     "gemma3": lambda: tf.Gemma3Config(
@@ -233,7 +233,7 @@ VLM_CONFIGS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
     ),
     "idefics3": lambda: tf.Idefics3Config(
         text_config=tf.LlamaConfig(**TEXT),
-        vision_config=dict(TOWER),
+        vision_config={**TOWER, "image_size": 56},
         image_token_id=IMAGE,
         scale_factor=2,
         pad_token_id=0,
@@ -245,7 +245,10 @@ def build(family: str, **changes) -> tf.PreTrainedModel:
     """A fresh random model of `family` in eval mode, the same weights at every call."""
     torch.manual_seed(0)
     if family in VLM_CONFIGS:
-        return tf.AutoModelForImageTextToText.from_config(VLM_CONFIGS[family](), **changes).eval()
+        model = tf.AutoModelForImageTextToText.from_config(VLM_CONFIGS[family](), **changes).eval()
+        if family == "gemma3":  # transformers starts it at zero, and all image tokens would be the same
+            torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
+        return model
     config = (TEXT_CONFIGS | REFUSED_CONFIGS)[family]()
     return tf.AutoModelForCausalLM.from_config(config, **changes).eval()
 
@@ -279,14 +282,16 @@ def text_batch() -> dict[str, torch.Tensor]:
 def image_prompt(family: str) -> dict[str, torch.Tensor]:
     """One prompt with one image for a vision-language family."""
     torch.manual_seed(2)
-    count = {"internvl": 1, "idefics3": 1, "mllama": 1, "llava_next": 10, "llava_onevision": 10}.get(family, 4)
+    count = {"mllama": 1, "llava_next": 10, "llava_onevision": 10}.get(family, 4)
     head = [1, 102] if family.startswith("qwen") else [1]
     ids = torch.tensor([head + [IMAGE] * count + [5, 6, 7, 8, 9, 10]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if family in ("llava", "gemma3", "paligemma", "internvl"):
+    if family in ("llava", "gemma3", "paligemma"):
         inputs["pixel_values"] = torch.randn(1, 3, 28, 28)
+    elif family == "internvl":
+        inputs["pixel_values"] = torch.randn(1, 3, 56, 56)
     elif family == "idefics3":
-        inputs["pixel_values"] = torch.randn(1, 1, 3, 28, 28)
+        inputs["pixel_values"] = torch.randn(1, 1, 3, 56, 56)
     elif family in ("llava_next", "llava_onevision"):
         inputs |= {"pixel_values": torch.randn(1, 2, 3, 28, 28), "image_sizes": torch.tensor([[28, 28]])}
     elif family.startswith("qwen"):

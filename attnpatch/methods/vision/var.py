@@ -1,0 +1,216 @@
+"""var: image tokens that soak up attention give a share of it to the other image tokens.
+
+Source: "See What You Are Told: Visual Attention Sink in Large Multimodal Models", ICLR 2025, arXiv 2503.03321, and its
+released code, seilk/VisAttnSink. Options follow the paper; the code holds two shares the other way round:
+
+| here and in the paper | released code | their defaults |
+|---|---|---|
+| `rho`, share of image attention on tokens that are no sinks, needed | `rho` = 1 - rho | 0.5 |
+| `p`, share of the sinks' attention that is moved | `p` = 1 - p | `p` 0.6, so p = 0.4 |
+| `tau`, reached or exceeded | `tau`, exceeded | 20 |
+| `summ`, attention on the image, needed | `summ` | 0.2 |
+| `gate="row"`: an image sink stands before the row | anywhere in the prompt, `gate="layer"` | |
+| `layers`: without the first two and the last | the last one too | |
+| `dims`: of the language model | always those of LLaMA-2 7B | 1415, 2533 |
+
+The code also keeps what it found in the first image for all later prompts; here it lives and dies with the cache.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from attnpatch.methods.vision.base import Integers, VisionConfig, VisionMethod
+from attnpatch.methods.vision.depth import Layers
+from attnpatch.methods.vision.known import known_options
+from attnpatch.methods.vision.massive import TAU, measure_text_model, phi
+from attnpatch.methods.vision.text_rows import text_rows
+from attnpatch.patching.edits import Edit, RowsAt
+from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
+from attnpatch.patching.layers import select_layers
+from attnpatch.patching.method import register
+
+
+class VARConfig(VisionConfig):
+    p: float = Field(0.4, ge=0, le=1, description="share of the sinks' attention that is moved to the image")
+    rho: float = Field(
+        0.5, ge=0, description="share of image attention on tokens that are no sinks, from which on a head is changed"
+    )
+    summ: float = Field(0.2, ge=0, le=1, description="attention on the image from which on a head is changed")
+    tau: float = Field(
+        TAU, gt=0, description="a token is a sink if its largest activation in dims is tau times its rms"
+    )
+    dims: Integers | None = Field(
+        None, description="hidden dimensions of sinks; default: those known for the model, else measured"
+    )
+    layers: Layers | None = Field(
+        None, description="layers that are changed, such as '2:-1'; default: without the first two and the last"
+    )
+    rows: Literal["after_image", "last", "all_text"] = Field(
+        "after_image",
+        description="text rows that are changed: behind the first image token; those that predict the answer; all",
+    )
+    gate: Literal["row", "layer"] = Field(
+        "row", description="a row is changed if an image sink stands before it, or anywhere in its prompt"
+    )
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """What stands out in one layer, of the prompts of a batch.
+
+    tokens: bool `[B, T]`, every sink of the prompt. first: `[B]`, index of the first image sink, T if there is none.
+    shares: fp32 `[B, 3, T]`, 1 at sinks, at image tokens that are none, and at image tokens; all 0 in rows without an
+    image sink. visual, all_visual: has any row an image sink, have all.
+    """
+
+    tokens: torch.Tensor
+    first: torch.Tensor
+    shares: torch.Tensor
+    visual: bool
+    all_visual: bool
+
+    @classmethod
+    def of(cls, tokens: torch.Tensor, image: torch.Tensor) -> Sinks:
+        """tokens, image: bool `[B, T]`, which tokens are sinks, and which are image tokens."""
+        seen = tokens & image
+        has = seen.any(1)
+        first = torch.where(has, seen.int().argmax(1), tokens.shape[1])
+        shares = torch.stack([tokens, image & ~tokens, image], 1) & has[:, None, None]
+        known = has.tolist()
+        return cls(tokens, first, shares.float(), any(known), all(known))
+
+
+def redistribute(
+    weights: torch.Tensor, shares: torch.Tensor, *, p: float, rho: float, summ: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights `[B, H, R, K]` after the move, and which rows of which heads changed, bool `[B, H, R]`.
+
+    shares: `[B, 3, T]` as in `Sinks`, of the first T <= K keys. A row's sum stays what it was.
+    """
+    held = weights[..., : shares.shape[-1]]
+    on_sinks, on_rest, on_image = (held @ shares[:, None].mT).unbind(-1)
+    changed = (on_image >= summ) & (on_rest >= rho * on_image) & (on_rest > 0)
+    taken = p * changed
+    given = taken * on_sinks / on_rest.clamp(min=torch.finfo(weights.dtype).tiny)
+    factor = 1 + torch.stack([-taken, given], -1) @ shares[:, None, :2]
+    return torch.cat([held * factor, weights[..., shares.shape[-1] :]], -1), changed
+
+
+@register("var")
+class VAR(VisionMethod):
+    """A_j <- (1 - p) A_j at sinks; what that frees goes to image tokens that are none, in proportion to theirs."""
+
+    Config = VARConfig
+    summary = (
+        "moves a share of the attention on sinks to the image tokens that are none, in heads that look at the image"
+    )
+    paper = "See What You Are Told: Visual Attention Sink in Large Multimodal Models, ICLR 2025, arXiv 2503.03321"
+    neutral = "p = 0, or rho > 1, or no image token is a sink"
+    limits = "tokens that are generated are not tested for being sinks; p is not given in the paper, 0.4 is its code's"
+    neutral_options = {"p": 0.0, "layers": "all"}
+    small_options = (
+        {"dims": (30, 31), "tau": 1.0, "layers": "all", "rho": 0.0, "summ": 0.0, "p": 0.6},
+        {"dims": (30, 31), "tau": 1.0, "layers": "all", "rho": 0.0, "summ": 0.0, "rows": "last", "gate": "layer"},
+    )
+    reads_whole_prompt = True
+    needs_residual = True
+
+    def __init__(self, config: VARConfig | None = None, **options) -> None:
+        super().__init__(config, **options)
+        self.active = self.config.p > 0 and self.config.rho <= 1
+        self.dims: torch.Tensor | None = None
+
+    def check(self, site):
+        asked = self.config.layers
+        if asked is None and site.layers < 4:
+            return (
+                "by default the first two layers and the last are left out, and the model has no other; name layers="
+            )
+        if not select_layers(slice(2, -1) if asked is None else asked, site.layers)(site.layer):
+            return f"not one of the layers that are changed ({asked or f'2..{site.layers - 2}'})"
+        return super().check(site)
+
+    def prepare(self, sites, model):
+        super().prepare(sites, model)
+        if not self.active:
+            return
+        dims = self.config.dims or known_options("var", model.config).get("dims") or self._measured(model)
+        size = model.config.hidden_size
+        if any(not 0 <= dim < size for dim in dims):
+            raise AttnPatchError(f"var: dims={list(dims)} must be dimensions of the hidden state, 0 to {size - 1}.")
+        self.dims = torch.tensor(dims)
+
+    def _measured(self, model) -> tuple[int, ...]:
+        """Dimensions of massive activations, from the text model alone; says so, or raises AttnPatchError."""
+        found = measure_text_model(model)
+        dims = found.dims(self.config.tau)
+        name, command = type(model).__name__, "attnpatch calibrate var MODEL --images DIR"
+        if not dims:
+            raise AttnPatchError(
+                f"var: the dimensions of attention sinks are not known for this {name}, and on text alone none "
+                f"reaches tau={self.config.tau:g} ({found.strongest()}, {model.config.hidden_size**0.5:.1f} is the "
+                f"most there can be). Measure with images, `{command}`, or name them: dims=[...]."
+            )
+        warnings.warn(
+            f"attnpatch: var takes dims={list(dims)} for this {name}: the sink dimensions of the model are not known, "
+            f"so they were measured on text alone. `{command}` measures them with images.",
+            stacklevel=5,
+        )
+        return dims
+
+    def attend(self, call, inner):
+        if not self.active or call.images is None:
+            return inner(call)
+        sinks = self._sinks(call)
+        rows = text_rows(call, self.config.rows) if sinks.visual else None
+        if rows is not None:
+            settings = {"p": self.config.p, "rho": self.config.rho, "summ": self.config.summ}
+
+            def moved(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, torch.Tensor]:
+                shares = at.of(sinks.shares)[..., at.key_first : at.key_first + weights.shape[-1]]
+                return redistribute(weights, shares, **settings)
+
+            mask = self._gated(call, rows.first, rows.mask, sinks)
+            # A lone new row whose weights are written out anyway needs no fused pass beside it.
+            call.edit(Edit(moved, first=rows.first, rows=mask, everywhere=call.query.shape[2] == 1))
+        return inner(call)
+
+    def _sinks(self, call) -> Sinks:
+        """The sinks of the prompts so far, found as their tokens pass by and kept with the cache."""
+        key, prompt = (self, call.layer), call.forward.prompt_end
+        before: Sinks | None = call.forward.state.get(key)
+        if call.offset and before is None:
+            raise UnsupportedCallError(
+                f"var was not in layer {call.layer} when the first {call.offset} tokens of the prompt ran, so their "
+                "sinks are unknown. Start with a new cache."
+            )
+        if call.offset >= prompt:
+            return before
+        if self.config.gate == "layer" and call.end < prompt:
+            raise UnsupportedCallError(
+                "gate='layer' asks for sinks anywhere in the prompt, and it came in pieces (prefill_chunk_size). Give "
+                "it at once, or take gate='row'."
+            )
+        states = call.residual[:, : prompt - call.offset]
+        tokens = phi(states, self.dims.to(states.device)) >= self.config.tau
+        if before is not None and call.offset:
+            tokens = torch.cat([before.tokens[:, : call.offset], tokens], 1)
+        found = call.forward.state[key] = Sinks.of(tokens, call.images.keys(0, tokens.shape[1]))
+        return found
+
+    def _gated(self, call, first: int, mask: torch.Tensor | None, sinks: Sinks) -> torch.Tensor | None:
+        """`mask` `[B, Q - first]` without rows that have no image sink before them, or none at all."""
+        if call.offset + first >= call.forward.prompt_end or self.config.gate == "layer":
+            if sinks.all_visual:
+                return mask
+            has = (sinks.first < sinks.tokens.shape[1])[:, None]
+            return has.expand(-1, call.query.shape[2] - first) if mask is None else mask & has
+        position = torch.arange(call.offset + first, call.end, device=sinks.first.device)
+        behind = position > sinks.first[:, None]
+        return behind if mask is None else mask & behind
