@@ -53,10 +53,13 @@ def apply(
     built = _build(method, options)
     chosen = select_layers(layers, text.layers)
     installation = text.base.__dict__.get(INSTALLATION_KEY) or Installation(text)
+    asking = [method for method in built if method.needs_images]
+    if installation.host is None and asking:
+        installation.host = image_host(unwrap(model), text.base, text.skipped)
+    for method in asking:
+        method.meet(installation.host)
     placed, skipped = _place(built, text, chosen)
     _refuse_second_key_replacer(placed, installation)
-    if installation.host is None and any(method.needs_images for method in built):
-        installation.host = image_host(unwrap(model), text.base, text.skipped)
     reads = set().union(*(method.tower_reads for method in built))
     if reads:
         installation.tower = installation.tower or Tower(installation.host)

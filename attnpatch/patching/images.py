@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError, UnsupportedModelError
 
@@ -36,6 +36,11 @@ class ImageHost:
     arguments: tuple[str, ...]
     tokens: tuple[int, ...]
     wrappers: tuple[int, ...]
+
+    @property
+    def text_config(self) -> PreTrainedConfig:
+        """The config of the text model."""
+        return self.module.config.get_text_config(decoder=True)
 
 
 @dataclass

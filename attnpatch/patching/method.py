@@ -8,9 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from attnpatch.patching.errors import AttnPatchError, did_you_mean, unknown_name
+from attnpatch.patching.configured import Config, Configured, build_config
+from attnpatch.patching.errors import AttnPatchError, unknown_name
 from attnpatch.patching.saved import Saved, read
 
 if TYPE_CHECKING:
@@ -19,36 +18,25 @@ if TYPE_CHECKING:
 
     from attnpatch.patching.calls import Call, Inner
     from attnpatch.patching.forward import Forward
+    from attnpatch.patching.images import ImageHost
     from attnpatch.patching.sites import Site
     from attnpatch.patching.tower import TowerRead
 
+__all__ = [
+    "Config", "Method", "build_config", "build_method", "method_class", "method_names", "methods", "register",
+    "register_lazy",
+]  # fmt: skip
 ENTRY_POINT_GROUP = "attnpatch.methods"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-class Config(BaseModel):
-    """Base of every method's options: frozen, no unknown keys, each field with a description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Method:
+class Method(Configured):
     """One idea from a paper, as a piece of middleware around a site's attention.
 
     Subclass it, give it a `Config` and an `attend`, and decorate it with `@attnpatch.register("name")`.
     """
 
-    kind: ClassVar[str] = "method"  # what error messages call it
-    name: ClassVar[str] = ""
-    Config: ClassVar[type[Config]] = Config
-    summary: ClassVar[str] = ""  # one sentence for `attnpatch list`
-    paper: ClassVar[str] = ""  # title and arXiv id
-    neutral: ClassVar[str] = ""  # the setting at which the patched model equals the stock one
-    limits: ClassVar[str] = ""  # what it does not do
-    evidence: ClassVar[str] = ""  # what of the paper is reproduced, what only runs, what others could not reproduce
-    neutral_options: ClassVar[dict[str, Any]] = {}  # that setting, for any prompt a test would use
-    example_options: ClassVar[dict[str, Any]] = {}  # for help pages, where the defaults alone are no example
-    small_options: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # settings that act on a prompt of a dozen tokens
+    kind = "method"
     depends_on_length: ClassVar[bool] = False  # appending tokens changes what earlier tokens see
     replaces_keys: ClassVar[bool] = False  # it decides which keys a query sees; one such method per site
     reads_whole_prompt: ClassVar[bool] = False  # what it does at a token may depend on later prompt tokens
@@ -56,14 +44,6 @@ class Method:
     needs_residual: ClassVar[bool] = False  # it reads `call.forward.residual`, the decoder layer's input
     needs_images: ClassVar[bool] = False  # it reads `call.forward.images`: only for models with image tokens
     compilable: ClassVar[bool] = False  # its attend() may be traced by torch.compile
-
-    def __init__(self, config: Config | None = None, **options: Any) -> None:
-        self.config = configured(type(self), config, options)
-
-    @classmethod
-    def filled(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """The options to build the config from; a method may add what a file named by one of them holds."""
-        return options
 
     @property
     def evicts(self) -> bool:
@@ -121,6 +101,12 @@ class Method:
         """True if results depend on the option `seed` under these options."""
         return "seed" in cls.Config.model_fields
 
+    def meet(self, host: ImageHost) -> None:
+        """Called first, before `check`, for methods that set `needs_images`: the vision-language model they go into.
+
+        Raise here to refuse.
+        """
+
     def prepare(self, sites: list[Site], model: nn.Module) -> None:
         """Called once with the sites to be patched and the text model, before installation; raise here to refuse.
 
@@ -136,48 +122,6 @@ class Method:
     def attend(self, call: Call, inner: Inner) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Output `[B, Q, H, Dv]` and weights `[B, H, Q, K]` or None; `inner(call)` is the next one down."""
         raise NotImplementedError(f"{type(self).__name__} must define attend(call, inner)")
-
-    def __repr__(self) -> str:
-        options = ", ".join(f"{key}={value!r}" for key, value in self.config.model_dump().items())
-        return f"{self.name}({options})"
-
-
-def configured(cls: Any, config: Config | None, options: dict[str, Any]) -> Config:
-    """The config of a `cls` (with `name`, `kind` and `Config`) from a finished one or from options, not from both."""
-    if config is not None and options:
-        raise AttnPatchError(f"{cls.name}: give either a config or options, not both.")
-    if config is not None and not isinstance(config, cls.Config):
-        raise TypeError(f"{cls.name}: config must be a {cls.Config.__name__}, got {type(config).__name__}.")
-    return config if config is not None else build_config(cls, options)
-
-
-def build_config(method: Any, options: dict[str, Any], *, from_text: bool = False) -> Config:
-    """Validate `options` into the config of a method or companion; every problem becomes one readable error.
-
-    With `from_text` the values are strings (command line) and are converted to each field's type.
-    """
-    try:
-        if from_text:
-            options = method.Config.model_validate_strings(options).model_dump(exclude_unset=True)
-        return method.Config(**method.filled(options))
-    except ValidationError as error:
-        raise AttnPatchError(_explain(method, error)) from None
-
-
-def _explain(method: Any, error: ValidationError) -> str:
-    fields = method.Config.model_fields
-    lines = []
-    for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(fields) or "(it has no options)"
-            lines.append(f"unknown option {path!r}.{did_you_mean(path, fields)} Allowed: {allowed}.")
-        elif path:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"option {path}={problem.get('input')!r}: {message}.")
-        else:
-            lines.append(problem["msg"].removeprefix("Value error, "))
-    return f"{method.kind} {method.name!r}: " + " ".join(lines) + f" See `attnpatch show {method.name}`."
 
 
 _registry: dict[str, type[Method] | str] = {}

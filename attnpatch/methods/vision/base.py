@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnpatch.patching.calls import Call
-    from attnpatch.patching.images import Images
+    from attnpatch.patching.images import ImageHost, Images
     from attnpatch.patching.sites import Site
 
 Integers = Annotated[tuple[int, ...], Strict(False)]  # also given as a list, as YAML and JSON have it
@@ -35,8 +35,8 @@ class VisionConfig(Config):
 class VisionMethod(Method):
     """A method that acts on prompts with images; rows without one stay as they are, bit for bit.
 
-    One that can find its options on a model defines `calibrate`. A subclass that defines `prepare` calls
-    `super().prepare(sites, model)` first: there a profile of another architecture is refused.
+    One that can find its options on a model defines `calibrate`. A subclass that defines `meet` calls
+    `super().meet(host)` first: there a profile of another architecture is refused.
     """
 
     Config = VisionConfig
@@ -81,9 +81,9 @@ class VisionMethod(Method):
             return "the layer caps its attention scores (softcap), which rows that are computed anew do not"
         return None
 
-    def prepare(self, sites: list[Site], model: nn.Module) -> None:
+    def meet(self, host: ImageHost) -> None:
         if self.profile is not None:
-            self.profile.require(model.config, self.config.profile)
+            self.profile.require(host.text_config, self.config.profile)
 
 
 class Rows(NamedTuple):

@@ -50,14 +50,14 @@ class LocoRE(VisionMethod):
     neutral = "beta = 0"
     limits = "its code is unreleased and its numbers were not reproduced elsewhere; window and layers are chosen here"
     neutral_options = {"beta": 0.0}
-    small_options = ({"beta": 0.5}, {"beta": 1.0, "window": 1, "layers": (0, 1), "text_rows": True})
+    small_options = ({"beta": 0.5}, {"beta": 1.0, "window": 1, "layers": (0, 1)})
 
     def check(self, site):
         return outside(site, self.config.layers, LAYERS) or super().check(site)
 
-    def prepare(self, sites, model):
-        super().prepare(sites, model)
-        known = known_options(self.name, model.config).get("beta", BETA)
+    def meet(self, host):
+        super().meet(host)
+        known = known_options(self.name, host.text_config).get("beta", BETA)
         self.beta = known if self.config.beta is None else self.config.beta
 
     def attend(self, call, inner):

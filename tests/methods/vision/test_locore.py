@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -108,12 +110,11 @@ def test_prompts_without_an_image_are_changed_on_request():
 
 def test_beta_is_the_papers_for_the_model():
     qwen = next(model for model in MODELS if model.name == "Qwen2-VL-7B")
-    config = type("Config", (), {**qwen.shape, "model_type": "qwen2_vl_text", "vocab_size": 152064})()
-    text = type("Text", (), {"config": config})()
+    config = SimpleNamespace(**{**qwen.shape, "model_type": "qwen2_vl_text", "vocab_size": 152064})
 
-    def beta(model, **options) -> float:
+    def beta(config, **options) -> float:
         method = LocoRE(**options)
-        method.prepare([], model)
+        method.meet(SimpleNamespace(text_config=config))
         return method.beta
 
-    assert (beta(text), beta(text, beta=0.5), beta(zoo.build("llava").model.language_model)) == (0.20, 0.5, 0.15)
+    assert (beta(config), beta(config, beta=0.5), beta(zoo.build("llava").config.text_config)) == (0.20, 0.5, 0.15)
