@@ -17,18 +17,19 @@ from attnpatch.patching.errors import UnsupportedCallError
 class Steps:
     """The first decoder layers of one pass, each with what it was given, until it has been run again.
 
-    layers: the layers, in the order they run; purpose: of the pass that is recorded, see `Given`.
+    layers: the layers, in the order they run.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], purpose: Any) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.layers = layers
-        self.purpose = purpose
+        self._purpose: Any = None
         self._given: dict[int, tuple[tuple, dict]] = {}  # arguments by layer
         self._last: torch.Tensor | None = None
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record the pass that runs in the `with` block."""
+    def recording(self, purpose: Any) -> Iterator[None]:
+        """Record the pass for this purpose (see `Given`) that runs in the `with` block."""
+        self._purpose = purpose
         handles = [layer.register_forward_pre_hook(self._enter, with_kwargs=True) for layer in self.layers]
         handles += [layer.register_forward_hook(self._leave, with_kwargs=True) for layer in self.layers]
         try:
@@ -36,11 +37,12 @@ class Steps:
         finally:
             for handle in handles:
                 handle.remove()
-        self._last = None
+            # What the purpose holds may hold this object: no circle that waits for the garbage collector.
+            self._purpose = self._last = None
 
     def _is_mine(self, kwargs: dict) -> bool:
         forward = kwargs.get(FORWARD_KEY)  # another thread may run the same layers
-        return forward is not None and forward.aside is self.purpose
+        return forward is not None and forward.aside is self._purpose
 
     def _enter(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         if not self._is_mine(kwargs):

@@ -35,7 +35,7 @@ class TextStream:
         """layers: decoder layers up to the last one that is asked for. everywhere: gains hold at all tokens."""
         self.owner = owner
         self.everywhere = everywhere
-        self.steps = None if layers is None else Steps(layers, self)
+        self.steps = None if layers is None else Steps(layers)
         self.outputs: dict[int, torch.Tensor] = {}  # by layer [R, H, Dv]
         self.rows: torch.Tensor
         self._decide: Decide | None = None
@@ -48,7 +48,7 @@ class TextStream:
         if self.steps is None:
             self.rows = given.without_images(self, drop_wrappers=drop_wrappers)
             return
-        with self.steps.recording():
+        with self.steps.recording(self):
             self.rows = given.without_images(self, drop_wrappers=drop_wrappers)
 
     def attended(self, call: Call, attended: Attended) -> Attended:

@@ -92,7 +92,6 @@ class VHR(VisionMethod):
         return None if select_layers(chosen, site.layers)(site.layer) else f"layer not selected (layers={layers!r})"
 
     def prepare(self, sites, model):
-        super().prepare(sites, model)
         self._decoder = sites[0].name.rpartition(".")[0].rpartition(".")[0]
         self._layers = max(site.layer for site in sites) + 1
 

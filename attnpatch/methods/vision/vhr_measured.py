@@ -30,13 +30,13 @@ class _Measured(VHR):
         return super().heads(call, image, text)
 
 
-def divergences(model: nn.Module, inputs: dict[str, Any], *, drop_wrappers: bool = True) -> dict[int, torch.Tensor]:
+def divergences(model: nn.Module, inputs: dict[str, Any], **options: Any) -> dict[int, torch.Tensor]:
     """VHD `[R, H]` by layer, at the last token of the R prompts of a batch that have an image, in their order.
 
-    model: a vision-language model; patches that it has stay in force. inputs: as the processor makes them. Raises
-    UnsupportedCallError where no prompt has an image.
+    model: a vision-language model; patches that it has stay in force. inputs: as the processor makes them; options:
+    further ones of vhr, such as drop_wrappers. Raises UnsupportedCallError where no prompt has an image.
     """
-    method = _Measured(drop_wrappers=drop_wrappers)
+    method = _Measured(**options)
     with apply(model, method), torch.no_grad():
         model(**{**inputs, "use_cache": False})
     return method.seen
