@@ -136,7 +136,7 @@ def test_either_is_the_class_token_where_there_is_one(family):
 @pytest.mark.parametrize("family", QWEN)
 def test_windows_and_merged_patches_of_qwen(family):
     model = zoo.build(family)
-    grid = [1, 12, 8]  # 6 x 4 tokens, in windows of 2 x 2 tokens where there are windows
+    grid = [1, 8, 12]  # 4 x 6 tokens, in windows of 2 x 2 tokens where there are windows
     ids = torch.tensor([[1, 102] + [zoo.IMAGE] * 24 + [5, 6]])
     inputs = {"input_ids": ids, "pixel_values": torch.randn(96, 1176), "image_grid_thw": torch.tensor([grid])}
     inputs["mm_token_type_ids"] = (ids == zoo.IMAGE).long()
