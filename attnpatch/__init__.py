@@ -28,7 +28,7 @@ del _shipped
 
 def __getattr__(name: str):
     """`attnpatch.sandbox` and its like, imported on first use."""
-    if name in ("evaluation", "kernels", "sandbox"):
+    if name in ("decoding", "evaluation", "kernels", "sandbox"):
         return importlib.import_module(f"attnpatch.{name}")
     raise AttributeError(f"module 'attnpatch' has no attribute {name!r}")
 
