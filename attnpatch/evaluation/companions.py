@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
 
 MODULE = "attnpatch.decoding"
 _in_charge: ContextVar[Any] = ContextVar("companion", default=None)
@@ -31,11 +30,14 @@ class CompanionSpec:
         """The companion. Raises AttnPatchError for an unknown name or option."""
         return _module().build(self.name, **self.options)
 
+    @property
+    def one_row(self) -> bool:
+        """True if it takes one prompt at a time."""
+        return bool(self.build().one_row)
+
     def to_dict(self) -> dict[str, Any]:
-        """Name and full options, as a cell's key holds them: those that the companion tells, else those given."""
-        config = getattr(self.build(), "config", None)
-        options = config.model_dump(mode="json") if hasattr(config, "model_dump") else dict(self.options)
-        return {"name": self.name, "options": options}
+        """Name and full options, as a cell's key holds them."""
+        return {"name": self.name, "options": self.build().config.model_dump(mode="json")}
 
 
 def names() -> tuple[str, ...]:
@@ -53,10 +55,10 @@ def in_charge(companion: CompanionSpec | None) -> Iterator[None]:
         _in_charge.reset(token)
 
 
-def logits_processors(model: torch.nn.Module, inputs: dict[str, Any]) -> LogitsProcessorList:
-    """What `generate` is to be given for these inputs: empty without a companion."""
+def settings(model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What one `generate` of these inputs is to be given: nothing without a companion."""
     companion = _in_charge.get()
-    return LogitsProcessorList([] if companion is None else [companion.processor(model, inputs)])
+    return {} if companion is None else companion.settings(model, inputs)
 
 
 def _module() -> Any:

@@ -17,7 +17,7 @@ import torch
 import attnpatch
 from attnpatch.bench.machine import cpu_name
 
-_CODE = ("kernels", "patching", "methods")  # what decides how a patched model computes
+_CODE = ("kernels", "patching", "methods", "decoding")  # what decides how a patched model computes
 
 
 @cache

@@ -119,8 +119,8 @@ def generate_timed(model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torc
     full = model.generate(
         **inputs,
         stopping_criteria=StoppingCriteriaList([clock]),
-        logits_processor=companions.logits_processors(model, inputs),
         use_cache=True,
+        **companions.settings(model, inputs),
     )
     return full, clock
 

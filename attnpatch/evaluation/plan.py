@@ -205,6 +205,8 @@ class Planner:
     def _batch_size(self, task: tasks.Task | None, method: MethodSpec, config: dict[str, Any] | None) -> BatchSize:
         generates = task is not None and task.mode.startswith("generate")
         asked = self.suite.generation_batch_size if generates else self.suite.batch_size
+        if method.companion is not None and method.companion.one_row:
+            return 1
         # What documents of a batch share would depend on the memory of the machine.
         draws = config is not None and method_class(method.applied).draws_at_random(config)
         return 1 if asked == AUTO and draws else asked

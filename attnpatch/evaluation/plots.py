@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnpatch.evaluation.cells import OK, writing
-from attnpatch.evaluation.headline import DETAIL_ONLY, task_name
+from attnpatch.evaluation.headline import is_detail, task_name
 from attnpatch.evaluation.plots_grid import grids, share
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def _figure(width: float, height: float, rows: int, columns: int):
 
 def _budget(results: Results):
     """One panel per task and metric and length: value against measured mean visible keys."""
-    rows = [row for row in results.rows if row.metric not in DETAIL_ONLY and None not in (row.mean_keys, row.low)]
+    shown = {cell["task"]["name"] for cell in results.cells if not cell.get("images")}  # pictures come without budgets
+    rows = [row for row in results.rows if row.task in shown and not is_detail(row)]
+    rows = [row for row in rows if None not in (row.mean_keys, row.low)]
     panels = list(dict.fromkeys((row.length, row.task, row.metric) for row in rows))
     if not panels:
         return None
