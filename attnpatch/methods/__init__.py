@@ -13,6 +13,7 @@ for _name, _target in {
     "paint": "vision.paint:PAINT",
     "devils": "vision.devils:Devils",
     "locore": "vision.locore:LocoRE",
+    "gift": "vision.gift:GIFT",
     "var": "vision.var:VAR",
     "vhr": "vision.vhr:VHR",
 }.items():

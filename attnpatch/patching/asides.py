@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.images import ImageHost, Images, Seen
-from attnpatch.patching.masks import LazyMask
+from attnpatch.patching.masks import LazyMask, MaskSpec
 from attnpatch.patching.own_positions import OwnPositions
 from attnpatch.patching.text_only import text_only
 from attnpatch.patching.tower_tokens import TowerScores
@@ -49,11 +49,20 @@ class Given:
     prompt: int | None = None
     tower: TowerScores | None = None
 
+    @property
+    def padding(self) -> torch.Tensor | None:
+        """Real tokens `[B, T]`, None where no mask was given.
+
+        Raises UnsupportedCallError for a mask that does not say which tokens are padding.
+        """
+        return _padding((self.arguments if self.seen is None else self.seen.given).get("attention_mask"))
+
     def again(self, purpose: Any) -> None:
         """Run the text model over the same prompt, images included as they were encoded, without a cache."""
+        mask = _without_cache(self.arguments.get("attention_mask"))
         with torch.no_grad():
             self.base(
-                **{**self.arguments, "past_key_values": None, "use_cache": False},
+                **{**self.arguments, "attention_mask": mask, "past_key_values": None, "use_cache": False},
                 **{ASIDE_KEY: Aside(self.index, purpose, self.prompt)},
             )
 
@@ -70,9 +79,14 @@ class Given:
                 "without them cannot be run. Call the whole vision-language model."
             )
         rows, given = self.images.rows.nonzero().flatten(), self.seen.given
-        padding = _padding(given.get("attention_mask"))
         cut = text_only(
-            self.host, given, self.images.mask, rows, padding=padding, stop=self.prompt, drop_wrappers=drop_wrappers
+            self.host,
+            given,
+            self.images.mask,
+            rows,
+            padding=self.padding,
+            stop=self.prompt,
+            drop_wrappers=drop_wrappers,
         )
         if bool(cut["attention_mask"].all()):
             del cut["attention_mask"]
@@ -84,6 +98,19 @@ class Given:
         kept = {name: self.seen.given[name] for name in _KEPT if name in self.seen.given}
         with torch.no_grad(), OwnPositions(module).inside():
             module(**arguments, **kept, use_cache=False, **{ASIDE_KEY: Aside(self.index, purpose)})
+
+
+def _without_cache(mask: Any) -> Any:
+    """A prompt's attention mask without the columns of a cache that is longer than the prompt."""
+    if isinstance(mask, dict):  # one per kind of layer
+        return {kind: _without_cache(one) for kind, one in mask.items()}
+    if not isinstance(mask, LazyMask) or mask.shape[-1] == mask.shape[-2]:
+        return mask
+    asked, tokens = mask.spec.arguments, mask.shape[-2]
+    padding = None if mask.spec.padding is None else mask.spec.padding[:, :tokens]
+    return LazyMask(
+        MaskSpec(mask.spec.base, {**asked, "kv_length": tokens, "kv_offset": 0, "attention_mask": padding})
+    )
 
 
 def _padding(mask: Any) -> torch.Tensor | None:

@@ -133,6 +133,19 @@ def _put(whole: torch.Tensor, new: torch.Tensor, touched: torch.Tensor, at: int,
     return torch.cat([whole.narrow(dim, 0, at), mixed, whole.narrow(dim, behind, whole.shape[dim] - behind)], dim)
 
 
+def stock_weights(call: Call, low: int, high: int) -> torch.Tensor:
+    """Weights `[B, H, R, K]` fp32 of the query rows low..high-1 under the layer's own rule, without the edits."""
+    visible = _visible(call, low, high, None)
+    keys = call.key.shape[2] if visible is None else visible.shape[-1]
+    return kernels.row_weights(
+        call.query[:, :, low:high],
+        call.key[:, :, :keys],
+        scale=call.scaling,
+        visible=visible,
+        sink_logits=call.extra.get("s_aux"),
+    )
+
+
 def _edited(call: Call, low: int, high: int, rule: kernels.Rule | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[B, H, R, K]` of the query rows low..high-1 after all edits, and which changed, bool `[B, H, R]`."""
     query, key_first = call.query[:, :, low:high], call.key_offset

@@ -120,6 +120,15 @@ class Forward:
             part.whole, part.aside = self, self.aside
         return self.parts[key]
 
+    def in_whole(self) -> tuple[Forward, tuple[int, ...] | None]:
+        """The forward that this one is part of in the end, and which of its batch rows this one has, None for all."""
+        forward, rows = self, None
+        while forward.whole is not None:
+            if forward.rows is not None:
+                rows = forward.rows if rows is None else tuple(forward.rows[row] for row in rows)
+            forward = forward.whole
+        return forward, rows
+
     def in_decode(self, row: int) -> bool:
         """Is the query row with this absolute index behind the prompt? Without a declared prompt, by its forward."""
         if self.declared_prompt is not None:

@@ -1,0 +1,44 @@
+"""How attention to an image jumps while a question is read, and what that says about its tokens (GIFT, stage A)."""
+
+from __future__ import annotations
+
+import torch
+
+
+def positive_shift(weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Sum over the chosen rows i of max(A_i - A_{i-1}, 0), `[B, H, K]`.
+
+    weights: A of neighbouring rows, `[B, H, R, K]`; chosen: which of the rows from the second one on, `[B, R - 1]`.
+    """
+    jumps = (weights[:, :, 1:] - weights[:, :, :-1]).clamp(min=0)
+    return (chosen.to(jumps.dtype)[:, None, None] @ jumps).squeeze(2)
+
+
+def saliency(shift: torch.Tensor, count: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
+    """s `[B, T]`: the mean shift per row, over the share of the heads that shift most; 0 off the image.
+
+    shift: sums over `count` `[B]` rows, `[B, H, T]`; image: image tokens, bool `[B, T]`.
+    """
+    shift = shift * image[:, None]
+    heads = max(int(shift.shape[1] * share), 1)
+    best = shift.sum(-1).topk(heads, dim=1).indices
+    chosen = shift.gather(1, best.unsqueeze(-1).expand(-1, -1, shift.shape[-1]))
+    return chosen.mean(1) / count.clamp(min=1)[:, None]
+
+
+def salience_factors(s: torch.Tensor, image: torch.Tensor, alpha: float, deviations: float) -> torch.Tensor:
+    """w = exp(alpha s') `[B, T]`, where s' is s over each prompt's image tokens, clamped and stretched to 0..1.
+
+    deviations: s is clamped at so many (population) standard deviations from its mean. Where s is the same for all
+    image tokens, and off the image, w is 1.
+    """
+    held = image.to(s.dtype)
+    count = held.sum(1, keepdim=True).clamp(min=1)
+    mean = (s * held).sum(1, keepdim=True) / count
+    deviation = (((s - mean) * held).square().sum(1, keepdim=True) / count).sqrt()
+    s = torch.minimum(torch.maximum(s, mean - deviations * deviation), mean + deviations * deviation)
+    low = s.masked_fill(~image, torch.inf).amin(1, keepdim=True)
+    high = s.masked_fill(~image, -torch.inf).amax(1, keepdim=True)
+    width = high - low
+    stretched = torch.where(image & (width > 0), (s - low) / width, 0)
+    return torch.exp(alpha * stretched)

@@ -1,0 +1,109 @@
+"""One batch of prompts as GIFT reads it: where the questions are, and how attention to the image jumps there."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from attnpatch.methods.vision.gaze import positive_shift, salience_factors, saliency
+from attnpatch.patching.edits import ROWS_AT_ONCE, stock_weights
+from attnpatch.patching.errors import UnsupportedCallError
+
+if TYPE_CHECKING:
+    from attnpatch.methods.vision.vocabulary import Vocabulary
+    from attnpatch.patching.asides import Given
+    from attnpatch.patching.calls import Call
+
+IN_ONE_PIECE = (
+    "gift reads a question as a whole, and here a part of a prompt came by itself. Run the prompt in one piece "
+    "(without prefill_chunk_size), with a cache of its own, and apply gift before it."
+)
+
+
+class Reading:
+    """The questions of a batch of T tokens, and the factors of its image tokens once they have been read.
+
+    Attributes:
+        image, content: image tokens and content tokens of the questions, bool `[B, T]`.
+        count: content tokens of each prompt, `[B]`.
+        parts: fp32 `[B, 3, T]`: 1 at image tokens, 1 at tokens of the question, w - 1 at image tokens (0 until read).
+    """
+
+    def __init__(self, image: torch.Tensor, question: torch.Tensor, content: torch.Tensor) -> None:
+        self.image = image
+        self.content = content
+        self.count = content.sum(1)
+        self.parts = torch.stack([image, question, torch.zeros_like(image)], 1).float()
+        columns = content.any(0).nonzero().flatten().tolist()
+        # Rows that have to be seen: those of content tokens and the ones before them.
+        self.first, self.stop = (columns[0] - 1, columns[-1] + 1) if columns else (0, 0)
+
+    @classmethod
+    def of(cls, given: Given, prompt_end: int, vocabulary: Vocabulary) -> Reading:
+        """The questions of what a model was given: per prompt, the text between its last image and its end.
+
+        prompt_end: index just behind the prompts. Raises UnsupportedCallError where the tokens are not known.
+        """
+        images, padding = given.images, given.padding
+        image = images.mask
+        question, content = torch.zeros_like(image), torch.zeros_like(image)
+        if images.ids is None:
+            if vocabulary.reads_tokens:
+                raise UnsupportedCallError(
+                    "gift reads words of the question, and the model was given embeddings in place of tokens. Give "
+                    "input_ids, or take content='all' without a tokenizer."
+                )
+            tokens = [[-1] * image.shape[1]] * image.shape[0]
+        else:
+            tokens = images.ids.tolist()
+        real = torch.ones_like(image) if padding is None else padding[:, : image.shape[1]].bool()
+        for row, (has, first, mask) in enumerate(
+            zip(images.rows.tolist(), images.stop.tolist(), real.tolist(), strict=True)
+        ):
+            if not has:
+                continue
+            stop = prompt_end
+            while stop > first and not mask[stop - 1]:  # padding on the right
+                stop -= 1
+            where = vocabulary.question(tokens[row][:stop], first)
+            if not where:
+                warnings.warn(
+                    f"attnpatch: prompt {row} has no text between its last image and its end, so gift finds no "
+                    "question to read and leaves its image tokens as they are. Put the image before the question.",
+                    stacklevel=2,
+                )
+                continue
+            carries = vocabulary.content([tokens[row][index] for index in where])
+            question[row, where] = True
+            content[row, [index for index, yes in zip(where, carries, strict=True) if yes]] = True
+        return cls(image, question, content)
+
+    @torch.no_grad()
+    def shift(self, call: Call) -> torch.Tensor:
+        """Sum of the positive gaze shifts of content tokens in `call`, `[B, H, T]` fp32, at its batch rows.
+
+        Raises UnsupportedCallError if the call does not hold all the rows that have to be seen.
+        """
+        _, rows = call.forward.in_whole()
+        content = (self.content if rows is None else self.content[list(rows)]).to(call.query.device)
+        tokens = content.shape[1]
+        total = torch.zeros(content.shape[0], call.query.shape[1], tokens, device=call.query.device)
+        if self.first < call.offset or self.stop > call.end:
+            raise UnsupportedCallError(IN_ONE_PIECE)
+        for low in range(self.first, self.stop - 1, ROWS_AT_ONCE):
+            high = min(low + ROWS_AT_ONCE + 1, self.stop)
+            weights = stock_weights(call, low - call.offset, high - call.offset)
+            seen = positive_shift(weights, content[:, low + 1 : high])
+            stop = min(call.key_offset + seen.shape[-1], tokens)
+            total[..., call.key_offset : stop] += seen[..., : stop - call.key_offset]
+        return total
+
+    def read(self, call: Call, *, alpha: float, deviations: float, share: float) -> None:
+        """Set the factors of image tokens by what the layer of `call` does."""
+        _, rows = call.forward.in_whole()
+        which = slice(None) if rows is None else list(rows)
+        image = self.image[which]
+        s = saliency(self.shift(call).to(image.device), self.count[which], image, share)
+        self.parts[which, 2] = (salience_factors(s, image, alpha, deviations) - 1) * image
