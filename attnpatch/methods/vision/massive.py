@@ -139,3 +139,11 @@ def measure_text_model(base: nn.Module) -> Strength:
         for prompt in prompts:
             base(input_ids=prompt.to(device), use_cache=False)
     return found
+
+
+def threshold(size: int) -> float:
+    """tau for a hidden state of `size` dimensions: 20, or below 1,024 dimensions the same share of the most there is.
+
+    phi is at most sqrt(size): 64 in LLaVA-1.5-7B, where 20 are 5/16 of it, but 11.3 in a model of 128 dimensions.
+    """
+    return TAU if size >= 1024 else round(TAU / 64 * size**0.5, 2)

@@ -30,6 +30,7 @@ from attnpatch.methods.vision.depth import Layers
 from attnpatch.methods.vision.known import known_options
 from attnpatch.methods.vision.massive import TAU, measure_text_model, phi
 from attnpatch.methods.vision.text_rows import text_rows
+from attnpatch.methods.vision.var_measured import measure
 from attnpatch.patching.edits import Edit, RowsAt
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
 from attnpatch.patching.layers import select_layers
@@ -125,6 +126,10 @@ class VAR(VisionMethod):
         super().__init__(config, **options)
         self.active = self.config.p > 0 and self.config.rho <= 1
         self.dims: torch.Tensor | None = None
+
+    @classmethod
+    def calibrate(cls, model, batches):
+        return measure(model, batches)
 
     def check(self, site):
         asked = self.config.layers
