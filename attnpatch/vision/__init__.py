@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-_HOME = {"load_vision_model": "loading"}
+_HOME = {"calibrate": "calibration", "load_vision_model": "loading"}
 
 __all__ = sorted(_HOME)
 

@@ -17,6 +17,8 @@ from attnpatch.bench import kernels, model, overhead
 from attnpatch.bench.models import default_config
 from attnpatch.bench.result import Column, Result
 from attnpatch.cli.main import app
+from attnpatch.methods.vision.profile import Profile
+from attnpatch.vision import calibration
 
 PROGRAM = "attnpatch"
 ROOT = typer.main.get_command(app)
@@ -62,7 +64,7 @@ def test_examples_run(line, light, small_sandbox, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
+def light(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What takes minutes or a network is replaced behind the command line; its arguments must still fit."""
     for module, name in ((kernels, "bench_kernels"), (model, "bench_model"), (overhead, "bench_overhead")):
         monkeypatch.setattr(f"attnpatch.cli.bench.{name}", stand_in(getattr(module, name)))
@@ -78,6 +80,16 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = {"Qwen/Qwen3-8B": default_config()}
     for place in ("attnpatch.cli.inspect_model.load_config", "attnpatch.bench.model.load_config"):
         monkeypatch.setattr(place, lambda name, **extra: hub.get(name) or real_config(name, **extra))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").touch()
+
+    def calibrated(*args: Any, **kwargs: Any) -> Profile:
+        bound = inspect.signature(real_calibrate).bind(*args, **kwargs)
+        return Profile.of(bound.arguments["method"], default_config(), {"dims": [3]}, bound.arguments["command"])
+
+    real_calibrate = calibration.calibrate
+    monkeypatch.setattr(calibration, "calibrate", calibrated)
+    monkeypatch.setattr("attnpatch.vision.loading.load_vision_model", lambda *args, **kwargs: (None, None))
 
 
 def stand_in(function):
