@@ -36,6 +36,7 @@ class InstructionContrast(Companion):
     paper = "Instruction Contrastive Decoding, Findings of ACL 2024, arXiv 2403.18715"
     neutral = "alpha = 0 and beta = 0"
     limits = "one more forward per token, one more encoding per image; the disturbance is given as token ids"
+    evidence = "runs; its tables were not reproduced here"
     neutral_options = {"alpha": 0.0, "beta": 0.0, "prefix_ids": [11, 12]}
     example_options = {"prefix_ids": [11, 12], "alpha": 0.5}
     small_options = ({"alpha": 4.0, "prefix_ids": [11, 12]},)

@@ -30,8 +30,8 @@ class SaliencyRecorder(Method):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maps: dict[int, list[torch.Tensor]] = {}  # by layer, pieces [1, H, rows, K] in the order of the rows
-        self.key_first: dict[int, int] = {}
+        # By layer: pieces [1, H, rows, K] in the order of their rows, and where their first row and key stand.
+        self.maps: dict[int, list[tuple[torch.Tensor, RowsAt]]] = {}
         self._on = False
 
     def check(self, site):
@@ -52,7 +52,7 @@ class SaliencyRecorder(Method):
 
     def forget(self) -> None:
         """Let the graph of the last forward go."""
-        self.maps, self.key_first = {}, {}
+        self.maps = {}
 
     def attend(self, call, inner):
         if self._on:
@@ -65,8 +65,7 @@ class SaliencyRecorder(Method):
             # puts the mode back when the forward is over.
             torch.set_grad_enabled(True)
             weights = weights.detach().requires_grad_()
-        self.maps.setdefault(layer, []).append(weights)
-        self.key_first[layer] = at.key_first
+        self.maps.setdefault(layer, []).append((weights, at))
         return weights
 
     def score(self, token: int, logits: torch.Tensor, first: int, last: int, norm: Norm) -> float:
@@ -76,16 +75,20 @@ class SaliencyRecorder(Method):
         norm of that row, or of all of S (`matrix`, for which the whole sequence must have been recorded). Keys that a
         sliding window has left behind count as zero.
         """
-        pieces = [piece for found in self.maps.values() for piece in found]
+        pieces = [weights for found in self.maps.values() for weights, _ in found]
         with torch.enable_grad():
             loss = F.cross_entropy(logits, torch.tensor([token], device=logits.device))
         gradients = iter(torch.autograd.grad(loss, pieces, retain_graph=True))
         total = 0.0
-        for layer, found in self.maps.items():
-            salient = [(piece * next(gradients)).detach().abs().sum(1)[0] for piece in found]  # [rows, K] each
-            row = salient[-1][-1]
+        for found in self.maps.values():
+            salient = [_salience(weights, next(gradients), at) for weights, at in found]
+            row, behind = salient[-1][-1], found[-1][1].key_first
             measured = [row] if norm == "row" else salient
             length = torch.stack([part.norm() for part in measured]).norm().clamp(min=SMALLEST)
-            behind = self.key_first[layer]
             total += float(row[max(first - behind, 0) : max(last - behind, 0)].sum() / length)
         return total / (len(self.maps) * (last - first))
+
+
+def _salience(weights: torch.Tensor, gradient: torch.Tensor, at: RowsAt) -> torch.Tensor:
+    """Sum over heads of |A * dL/dA| `[rows, K]`, without keys behind the query, which images see in some models."""
+    return (weights.detach() * gradient).abs().sum(1)[0].tril(at.first - at.key_first)

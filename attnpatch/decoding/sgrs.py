@@ -45,6 +45,10 @@ class SaliencyRejection(Companion):
     limits = (
         "one sequence at a time, sampling only; a backward pass over the layers from the lowest read on per candidate"
     )
+    evidence = (
+        "runs; the released code accepts every candidate, and an independent rerun of it found captions equal to "
+        "greedy ones"
+    )
     neutral_options = {"alpha": 0.0}
     small_options = ({"alpha": 1.5, "layers": [0, 1]},)
     one_row = True
