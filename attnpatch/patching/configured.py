@@ -19,6 +19,7 @@ class Configured:
     """An idea from a paper with options: a method, or a companion of decoding."""
 
     kind: ClassVar[str] = ""  # what error messages call it
+    help: ClassVar[str] = "See `attnpatch show {name}`."  # where they send the reader
     name: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
     summary: ClassVar[str] = ""  # one sentence for `attnpatch list`
@@ -73,4 +74,4 @@ def _explain(cls: type[Configured], error: ValidationError) -> str:
             lines.append(f"option {path}={problem.get('input')!r}: {message}.")
         else:
             lines.append(problem["msg"].removeprefix("Value error, "))
-    return f"{cls.kind} {cls.name!r}: " + " ".join(lines) + f" See `attnpatch show {cls.name}`."
+    return f"{cls.kind} {cls.name!r}: {' '.join(lines)} {cls.help.format(name=cls.name)}"

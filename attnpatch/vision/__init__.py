@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import importlib
 
-_HOME = {"calibrate": "calibration", "load_vision_model": "loading"}
+_HOME = {
+    "CarveConfig": "carving",
+    "Carved": "carving",
+    "calibrate": "calibration",
+    "carve": "carving",
+    "load_vision_model": "loading",
+}
 
 __all__ = sorted(_HOME)
 

@@ -7,25 +7,29 @@ from typing import Any
 import torch
 
 
-def prompt_text(processor: Any, question: str) -> str:
-    """A prompt with the place of one picture before `question`: in the processor's chat template, if it has one."""
+def prompt_text(processor: Any, question: str, pictures: int = 1) -> str:
+    """A prompt with the places of pictures before `question`: in the processor's chat template, if it has one."""
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+        content = [*[{"type": "image"}] * pictures, {"type": "text", "text": question}]
         return processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
     for name in ("boi_token", "image_token"):  # some processors put more around the token itself
         token = getattr(processor, name, None)
         if token is not None:
-            return f"{token}\n{question}"
-    return f"<image>\n{question}"
+            return f"{token * pictures}\n{question}"
+    return f"{'<image>' * pictures}\n{question}"
 
 
 def prompt_inputs(model: torch.nn.Module, processor: Any, image: Any, question: str) -> dict[str, Any]:
-    """What `model` takes to be asked `question` about a PIL image: tensors where the model is, pixels in its dtype."""
-    text, start = prompt_text(processor, question), processor.tokenizer.bos_token
+    """What `model` takes to be asked `question` about a PIL image, or a list of them.
+
+    Tensors are where the model is, pixels in its dtype.
+    """
+    images = image if isinstance(image, list) else [image]
+    text, start = prompt_text(processor, question, len(images)), processor.tokenizer.bos_token
     specials = not (start and text.startswith(start))  # else the template has written the first token already
-    found = processor(text=[text], images=[[image]], add_special_tokens=specials, return_tensors="pt")
+    found = processor(text=[text], images=[images], add_special_tokens=specials, return_tensors="pt")
     device = model.get_input_embeddings().weight.device
     return {
         name: value.to(device, model.dtype if value.is_floating_point() else None)
