@@ -71,6 +71,10 @@ class VHR(VisionMethod):
     paper = "Vision-aware Head Divergence, ACL 2025, arXiv 2412.13949"
     neutral = "alpha = 1"
     limits = "each prompt costs a pass over its text besides, and a second one to choose in lock step; prefill at once"
+    evidence = (
+        "runs on every family with image tokens and agrees with both streams written out by hand; the paper's numbers "
+        "(CHAIR, LLaVA-1.5-7B) are not reproduced here, and nobody else's are known"
+    )
     neutral_options = {"alpha": 1.0}
     small_options = ({}, {"layers": (0, 1), "rows": "last", "reinforce_text": False}, {"layers": (0, 1)})
     reads_whole_prompt = True
