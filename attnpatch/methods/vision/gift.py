@@ -127,7 +127,7 @@ class GIFT(VisionMethod):
             raise AttnPatchError(
                 f"gift: saliency_layer={self.saliency_layer} does not exist: the model has layers 0..{depth - 1}."
             )
-        self.vocabulary = vocabulary(host, config.content, config.tokenizer, config.tail)
+        self.vocabulary = vocabulary(host, config)
 
     def _require_layers(self, settings: dict[str, Any], host: ImageHost) -> None:
         needed = ["layers", *(["saliency_layer"] if self.alpha else [])]
@@ -198,9 +198,10 @@ class GIFT(VisionMethod):
         reading.read(call, alpha=self.alpha, deviations=config.deviations, share=config.head_share)
 
 
-def vocabulary(host: ImageHost, content: Content, tokenizer: Any, tail: str | None) -> Vocabulary:
+def vocabulary(host: ImageHost, config: GIFTConfig) -> Vocabulary:
     """What the tokens of the model's prompts mean. Raises AttnPatchError where a tokenizer is needed and not found."""
     special = special_tokens(host.text_config) | set(host.wrappers)
-    if content == "all" and tokenizer is None and tail is None:
+    if config.content == "all" and config.tokenizer is None and config.tail is None:
         return Vocabulary(special)
-    return Vocabulary(special, find_tokenizer(tokenizer, host.module.name_or_path, "gift"), content, tail)
+    tokenizer = find_tokenizer(config.tokenizer, host.module.config.name_or_path, "gift")
+    return Vocabulary(special, tokenizer, config.content, config.tail)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attnpatch.methods.vision.base import VisionMethod
-from attnpatch.methods.vision.gift import vocabulary
+from attnpatch.methods.vision.gift import GIFT, vocabulary
 from attnpatch.methods.vision.reading import Reading
 from attnpatch.patching import apply
 from attnpatch.patching.errors import AttnPatchError
@@ -26,13 +26,13 @@ class _Gaze(VisionMethod):
 
     def __init__(self, content: Content, tokenizer: Any) -> None:
         super().__init__(text_only="stock")
-        self._wanted = content, tokenizer
+        self._wanted = GIFT(content=content, tokenizer=tokenizer).config
         self._vocabulary: Vocabulary
         self.totals: dict[int, float] = {}
         self.prompts = 0
 
     def meet(self, host):
-        self._vocabulary = vocabulary(host, *self._wanted, None)
+        self._vocabulary = vocabulary(host, self._wanted)
 
     def begin(self, forward):
         reading = Reading.of(forward.given, forward.prompt_end, self._vocabulary)

@@ -49,10 +49,10 @@ def _behind(renderer: Any, mark: str, opening: bool) -> str:
 
 
 def _common_end(tokenizer: Any, *texts: str) -> list[int]:
-    """The tokens that both texts end with."""
+    """The tokens that both texts end with, but for the first: it is of the mark, which a tokenizer may not know."""
     one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
     count = 0
-    while count < min(len(one), len(two)) and one[-1 - count] == two[-1 - count]:
+    while count < min(len(one), len(two)) - 1 and one[-1 - count] == two[-1 - count]:
         count += 1
     return list(one[len(one) - count :])
 
