@@ -23,7 +23,7 @@ from attnpatch.evaluation.progress import Silent
 from attnpatch.evaluation.scoring import Outcome, input_device, score_prefill
 from attnpatch.evaluation.share import Part, Share, join
 from attnpatch.evaluation.speed import cuda_peak, reset_cuda_peak
-from attnpatch.patching.errors import UnsupportedModelError
+from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
 from attnpatch.patching.patch import Patch
 
 SCORERS = {"prefill": score_prefill, "decode": score_decode}
@@ -53,6 +53,10 @@ def attempt(
         try:
             patch = stack.enter_context(attnpatch.apply(model, cell.method.applied, **cell.config))
             stack.enter_context(in_charge(cell.method.companion))
+        except AttnPatchError as error:  # the method does not take this model, or not without more being said
+            failure = failed(
+                SkipCell(" ".join(str(error).split()), "do what the reason says, or leave the method out")
+            )
         except Exception as error:  # noqa: BLE001 - one failing cell must not end the run; it is kept in full
             failure = failed(error)
         for size in sizes.tries(cell, input_device(model)):

@@ -64,8 +64,18 @@ class BatchSizes:
 
 def _longest(cell: PlannedCell) -> int:
     """Tokens of a row: those the length promises, or the longest prompt where documents are as long as they are."""
+    if cell.task.inputs is not None:
+        return _with_picture(cell)
     asked = (cell.fields.get("lm_eval") or {}).get("prompt_tokens") or {}
     return max([cell.length or 0, asked.get("longest", 0), *(len(one.input_ids) for one in cell.documents)])
+
+
+def _with_picture(cell: PlannedCell) -> int:
+    """Tokens of the first prompt, its picture among them."""
+    try:
+        return cell.task.inputs(cell.documents[0])["input_ids"].shape[1]
+    except Exception:  # noqa: BLE001 - the same error comes back when the cell is scored, and is kept there
+        return 1024
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

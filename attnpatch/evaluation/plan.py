@@ -159,9 +159,9 @@ class Planner:
             else:
                 task = tasks.find(self.tasks, choice.name)
                 documents, documents_hash = self._documents_of(task, length, limit)
-            if method.companion is not None and not task.mode.startswith("generate"):
+            if method.companion is not None and (foreign or not task.mode.startswith("generate")):
                 raise SkipCell(
-                    f"{method.companion.name!r} acts while text is written, and this task only reads it",
+                    f"{method.companion.name!r} acts while attnpatch writes text, and this task does not let it",
                     "ask a task that generates: pope, chair, scenes_caption, ruler_*, ...",
                 )
             config = dict(self._config_of(method, target, self._size(choice, length), choice.name))

@@ -83,7 +83,7 @@ class Runner:
                 if processes.main:
                     progress.done(known[cell.key]["status"], known[cell.key]["reason"])
             if processes.main:
-                self._measure_speed(model, progress)
+                self._measure_speed(model, known, progress)
             processes.wait()  # nothing else runs while the methods are timed
             if before is not None:
                 after = _fingerprint(model, runnable[0])
@@ -125,17 +125,19 @@ class Runner:
             self.reused += known[cell.key] is not None
         return known[cell.key] is not None
 
-    def _measure_speed(self, model, progress: Silent) -> None:
+    def _measure_speed(self, model, known: dict[str, Any], progress: Silent) -> None:
         """Time the methods in alternation, or take the times of an earlier run of the same methods."""
         if not self.speed_rounds:
             return
-        key = speed_key(self.planned, self.speed_rounds)
+        # A method that fails on this model would take the others' times with it.
+        ran = [cell for cell in self.planned if known[cell.key]["status"] == OK]
+        key = speed_key(ran, self.speed_rounds)
         if model is None:
             self.speed = self.store.read_speed(key) if self.store is not None else None
             return
         progress.log("timing the methods in alternation")
         try:
-            self.speed = measure_speed(model, self.planned, self.speed_rounds)
+            self.speed = measure_speed(model, ran, self.speed_rounds)
         except Exception as error:  # noqa: BLE001 - times are no reason to lose the scores
             progress.log(f"speed was not measured: {one_line(error)}")
             return

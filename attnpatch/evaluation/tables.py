@@ -142,9 +142,11 @@ def _header(results: Results) -> str:
 def _about(results: Results, task: str, length: int | None) -> str:
     cell = next(c for c in results.scored if c["task"]["name"] == task and c["length"] == length and c["status"] == OK)
     chance = cell["task"]["chance"]
+    pictures = len(set(cell.get("images") or ()))
     text = f"{cell['task']['description']}; {len(cell['documents'])} documents"
+    text += f" about {pictures} pictures" if pictures else ""
     text += f"; chance {chance:.3g}" if chance else ""
-    return text + ("; n small" if len(cell["documents"]) < 30 else "") + "."
+    return text + ("; n small" if (pictures or len(cell["documents"])) < 30 else "") + "."
 
 
 def _detail(rows: list[Row]) -> str:

@@ -86,8 +86,8 @@ def test_sandbox_needles_cover_all_depths(sandbox_tokenizer):
 
 
 def test_sandbox_and_text_are_told_apart(sandbox_tokenizer):
-    assert {task.source for task in tasks.available(sandbox_tokenizer).values()} == {"sandbox"}
-    assert {task.source for task in tasks.available(byte_tokenizer()).values()} == {"text", "ruler"}
+    assert {task.source for task in tasks.available(sandbox_tokenizer).values()} == {"sandbox", "vision"}
+    assert {task.source for task in tasks.available(byte_tokenizer()).values()} == {"text", "ruler", "vision"}
     assert sandbox_tokenizer.get_vocab() == ID
 
 

@@ -64,6 +64,8 @@ def columns(
     answers = list(map(parser(parse, PARSERS), texts))
     strata = {"strata": MEAN}
     found = class_columns(answers, questions, YES, **strata)
+    for part in ("precision", "recall"):
+        found[part + UNIT]["detail"] = True
     found["yes_ratio" + UNIT] = column([(answer == YES, 1) for answer in answers], "mean", **strata)
     splits = groups_of(questions)
     if len(splits) > 1:

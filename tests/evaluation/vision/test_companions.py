@@ -86,7 +86,7 @@ def test_tasks_that_only_read_are_skipped(sandbox_model, sandbox_tokenizer):
                      speed_rounds=0)  # fmt: skip
     cell = next(cell for cell in found.cells if cell["method"]["name"] == "always")
     assert cell["status"] == "skipped"
-    assert "acts while text is written" in cell["reason"]
+    assert "acts while attnpatch writes text" in cell["reason"]
 
 
 def test_bad_requests():

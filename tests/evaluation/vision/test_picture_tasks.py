@@ -11,6 +11,7 @@ from PIL import Image
 from attnpatch.evaluation import evaluate
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.hallucination import mme, pope
+from attnpatch.evaluation.vision import amber_nouns
 from tests.evaluation.vision.conftest import NAMES, make_processor
 
 
@@ -98,6 +99,7 @@ def test_rows_are_by_picture_and_paired(run):
     assert "pope f1 %" in text
     assert "CHAIR by the table that ships with attnpatch" in text
     assert "pope f1 % (random)" not in text.split("## ")[0]
+    assert "27 documents about 3 pictures; n small" in text
 
 
 def test_same_answers_no_difference(run):
@@ -228,3 +230,26 @@ def test_a_text_model_takes_no_pictures(sandbox_model, sandbox_tokenizer):
     status = {cell["task"]["name"]: cell["status"] for cell in found.cells}
     assert status == {"pope": "skipped", "needle": "ok"}
     assert "llava" in next(cell["fix"] for cell in found.cells if cell["status"] == "skipped")
+
+
+def test_amber_captions_with_nouns_from_outside(data):
+    records = [
+        {"prediction": "cat dog dog", "references": ["cat"], "extra": {"hallu": ["dog"]}},
+        {"prediction": "", "references": ["cat"]},
+    ]
+    found = amber_nouns.judged(records, data / "amber", str.split, lambda one, two: float(one == two))
+    assert (found["chair %"]["sums"], found["chair %"]["weights"]) == ([2, 0], [3, 0])
+    assert (found["cover %"]["sums"], found["cog %"]["weights"]) == ([1, 0], [1, 0])
+    assert [one["hallucinated"] for one in records] == [2, 0]
+
+
+def test_a_method_that_refuses_the_model_is_skipped_and_the_others_are_timed(run):
+    results = run("pope_random", methods=["sliding:window=8", "var"], limit=2, speed_rounds=1)
+    status = {cell["method"]["label"]: cell["status"] for cell in results.cells}
+    assert status == {"stock": "ok", "sliding(window=8)": "ok", "var": "skipped"}
+    assert [row["method"] for row in results.run["speed"]] == ["stock", "sliding(window=8)"]
+    assert "calibrate" in results.problems()[0]
+
+
+def test_batch_size_auto_counts_the_picture(run):
+    assert ok(run("pope_random", generation_batch_size="auto", limit=4))["pope_random"]["batch_size"] == 4
