@@ -94,13 +94,13 @@ def redistribute(
 
     shares: `[B, 3, T]` as in `Sinks`, of the first T <= K keys. A row's sum stays what it was.
     """
-    held = weights[..., : shares.shape[-1]]
+    held, tiny = weights[..., : shares.shape[-1]], torch.finfo(weights.dtype).tiny
+    sinks, rest, _ = shares[:, None, :, None].unbind(2)  # [B, 1, 1, T]
     on_sinks, on_rest, on_image = (held @ shares[:, None].mT).unbind(-1)
-    changed = (on_image >= summ) & (on_rest >= rho * on_image) & (on_rest > 0)
-    taken = p * changed
-    given = taken * on_sinks / on_rest.clamp(min=torch.finfo(weights.dtype).tiny)
-    factor = 1 + torch.stack([-taken, given], -1) @ shares[:, None, :2]
-    return torch.cat([held * factor, weights[..., shares.shape[-1] :]], -1), changed
+    changed = (on_image >= summ) & (on_rest >= (rho * on_image).clamp(min=tiny))
+    share = (on_sinks / on_rest.clamp(min=tiny)).unsqueeze(-1)  # a sink's loss is -1 times p, another's gain this
+    gain = (share * rest - sinks) * (p * changed).unsqueeze(-1)
+    return torch.cat([torch.addcmul(held, held, gain), weights[..., shares.shape[-1] :]], -1), changed
 
 
 @register("var")
