@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,11 @@ def calibrate(
             f"the model is patched with {', '.join(present)}; calibrate it as it is: patch.remove() first."
         )
     opened = [opened_image(image) for image in images]
-    found = cls.calibrate(unwrap(model), _batches(model, processor, opened, asked))
+    # A method that reads the words of a question takes what they were written with.
+    reads = "tokenizer" in inspect.signature(cls.calibrate).parameters
+    found = cls.calibrate(
+        unwrap(model), _batches(model, processor, opened, asked), **({"tokenizer": processor} if reads else {})
+    )
     profile = Profile.of(cls.name, text_base(unwrap(model)).config, found, command)
     build_config(cls, profile.options)  # what was measured must be something the method takes
     return profile

@@ -53,6 +53,14 @@ def test_a_profile_from_a_folder_is_taken_by_apply(processor, folder, tmp_path):
     assert not attnpatch.patches(model)
 
 
+@pytest.mark.parametrize("method", ["vhr", "gift"])
+def test_the_other_methods_are_calibrated_too(method, processor):
+    images = [Image.new("RGB", (28, 28), (100 * number, 9, 9)) for number in range(2)]
+    profile = calibrate(build("llava"), processor, method, images, "Is there a cat dog ?")
+    assert profile.options
+    assert profile.details
+
+
 def test_questions_take_turns(processor, monkeypatch):
     seen = []
 
