@@ -106,7 +106,7 @@ def _sandbox(dtype: torch.dtype, device: str) -> tuple[Any, dict[str, torch.Tens
 
     model, processor = sandbox.load("vision", dtype=dtype)
     scene = scenes("biased", 1, split="dev")[0]
-    said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": DESCRIBE}]}]
+    said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": DESCRIBE[0]}]}]
     prompt = processor.apply_chat_template(said, add_generation_prompt=True)
     inputs = processor(images=[scene.image], text=[prompt], return_tensors="pt")
     inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
