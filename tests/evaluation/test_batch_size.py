@@ -81,7 +81,7 @@ class Cell:
     def __init__(self, documents: int, length: int, name: str = "stock"):
         self.fields, self.length = {"batch_size": "auto"}, length
         self.documents = [type("Document", (), {"input_ids": range(length)})] * documents
-        self.task = type("Task", (), {"mode": "prefill"})
+        self.task = type("Task", (), {"mode": "prefill", "inputs": None})
         self.method = type("Method", (), {"name": name})
 
 

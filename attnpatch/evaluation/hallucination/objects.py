@@ -26,20 +26,17 @@ PHRASES = {
 class Objects:
     """A table of objects.
 
-    lines: one per object, its name first, then other words for it. A plural stands for its singular; of several
-    phrases that begin at a word the longest counts.
+    lines: one per object, its name first, then other words for it; a word in two lines stands for the last of them, as
+    in CHAIR's own script. A plural stands for its singular; of several phrases that begin at a word the longest counts.
 
     Raises:
-        ValueError: a word that stands for two objects, or an empty table.
+        ValueError: an empty table.
     """
 
     def __init__(self, lines: Iterable[list[str]]) -> None:
         names: dict[str, str] = {}
         for line in lines:
-            for word in line:
-                taken = names.setdefault(word.lower(), line[0].lower())
-                if taken != line[0].lower():
-                    raise ValueError(f"{word!r} stands for {taken!r} and for {line[0]!r}")
+            names |= dict.fromkeys(map(str.lower, line), line[0].lower())
         if not names:
             raise ValueError("it names no object")
         self.names = tuple(dict.fromkeys(names.values()))

@@ -7,6 +7,7 @@ import pytest
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.hallucination import Objects, amber_captions, chair, own_objects, read_objects
 from attnpatch.evaluation.hallucination.amber_captions import Annotation, Lexicon
+from attnpatch.evaluation.hallucination.objects import OWN_TABLE
 
 OBJECTS, _ = own_objects()
 
@@ -14,6 +15,9 @@ OBJECTS, _ = own_objects()
 def test_the_table_has_the_80_objects_of_coco():
     assert len(OBJECTS.names) == 80
     assert OBJECTS.names[0] == "person"
+    lines = [line.split(", ") for line in OWN_TABLE.read_text().splitlines()[1:]]
+    words = [word for line in lines for word in line]
+    assert len(words) == len(set(words))
 
 
 @pytest.mark.parametrize(
@@ -88,8 +92,7 @@ def test_another_table(tmp_path):
     assert table.mentions("hoops, a red box, a box and rings in crates") == ["ring", "red box", "ring", "red box"]
     assert table.mentions("a baby dog, a passenger jet") == []  # phrases of things that it does not know
     path.write_text("ring, hoop\nhoop\n")
-    with pytest.raises(UsageError, match="'hoop' stands for 'ring' and for 'hoop'"):
-        read_objects(path)
+    assert read_objects(path)[0].mentions("a ring, a hoop") == ["ring", "hoop"]  # the last line counts
     with pytest.raises(UsageError, match="names no object"):
         read_objects(tmp_path / "empty.txt") if (tmp_path / "empty.txt").write_text("\n") else None
     with pytest.raises(UsageError, match="cannot be read"):

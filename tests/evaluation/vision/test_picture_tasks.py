@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+import attnpatch
 from attnpatch.evaluation import evaluate
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.hallucination import mme, pope
 from attnpatch.evaluation.vision import amber_nouns
+from attnpatch.patching.errors import AttnPatchError
 from tests.evaluation.vision.conftest import NAMES, make_processor
 
 
@@ -243,10 +245,18 @@ def test_amber_captions_with_nouns_from_outside(data):
     assert [one["hallucinated"] for one in records] == [2, 0]
 
 
-def test_a_method_that_refuses_the_model_is_skipped_and_the_others_are_timed(run):
-    results = run("pope_random", methods=["sliding:window=8", "var"], limit=2, speed_rounds=1)
+def test_a_method_that_refuses_the_model_is_skipped_and_the_others_are_timed(run, monkeypatch):
+    apply = attnpatch.apply
+
+    def refuse(model, method, **options):
+        if options.get("window") == 7:
+            raise AttnPatchError("its layers are not known,\n  run attnpatch calibrate")
+        return apply(model, method, **options)
+
+    monkeypatch.setattr(attnpatch, "apply", refuse)
+    results = run("pope_random", methods=["sliding:window=8", "sliding:window=7"], limit=2, speed_rounds=1)
     status = {cell["method"]["label"]: cell["status"] for cell in results.cells}
-    assert status == {"stock": "ok", "sliding(window=8)": "ok", "var": "skipped"}
+    assert status == {"stock": "ok", "sliding(window=8)": "ok", "sliding(window=7)": "skipped"}
     assert [row["method"] for row in results.run["speed"]] == ["stock", "sliding(window=8)"]
     assert "calibrate" in results.problems()[0]
 
