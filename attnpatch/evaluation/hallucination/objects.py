@@ -26,8 +26,8 @@ PHRASES = {
 class Objects:
     """A table of objects.
 
-    lines: one per object, its name first, then other words for it; a word in two lines stands for the last of them, as
-    in CHAIR's own script. A plural stands for its singular; of several phrases that begin at a word the longest counts.
+    lines: one per object, its name first, then other words for it; a word in two lines stands for the last of them,
+    as in CHAIR's own script. A plural stands for its singular; of phrases that begin at one word the longest counts.
 
     Raises:
         ValueError: an empty table.
