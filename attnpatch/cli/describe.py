@@ -1,10 +1,14 @@
-"""A method's class as plain data: what `attnpatch list` and `attnpatch show` print."""
+"""The class of a method or companion as plain data: what `attnpatch list` and `attnpatch show` print."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from attnpatch.patching.configured import Configured
 from attnpatch.patching.method import Method
+
+if TYPE_CHECKING:
+    from attnpatch.decoding import Companion
 
 EXAMPLE_OPTIONS = 2  # options in the examples: the first ones matter most
 _TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "array": "list", "null": "none"}
@@ -13,12 +17,7 @@ _TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str
 def describe(method: type[Method]) -> dict[str, Any]:
     """Everything about a method, JSON types only."""
     return {
-        "name": method.name,
-        "summary": method.summary,
-        "paper": method.paper,
-        "neutral": method.neutral,
-        "limits": method.limits,
-        "evidence": method.evidence,
+        **facts(method),
         "needs": needs(method),
         "source": f"{method.__module__}:{method.__qualname__}",
         "replaces_keys": method.replaces_keys,
@@ -27,6 +26,28 @@ def describe(method: type[Method]) -> dict[str, Any]:
         "options": options(method),
         "examples": examples(method),
     }
+
+
+def describe_companion(companion: type[Companion]) -> dict[str, Any]:
+    """Everything about a companion of decoding, JSON types only."""
+    python, spec = example_options(companion)
+    return {
+        **facts(companion),
+        "needs": ["transformers' generate(), one new token per step"],
+        "source": f"{companion.__module__}:{companion.__qualname__}",
+        "one_row": companion.one_row,
+        "options": options(companion),
+        "examples": {
+            "python": f'tokens = attnpatch.decoding.generate(model, inputs, "{companion.name}"{python})',
+            "evaluate": f"attnpatch-eval run --model sandbox:vision --methods {spec} --tasks scenes_pope",
+        },
+    }
+
+
+def facts(described: type[Configured]) -> dict[str, str]:
+    """What a method or companion says of itself."""
+    keys = ("kind", "name", "summary", "paper", "neutral", "limits", "evidence")
+    return {key: getattr(described, key) for key in keys}
 
 
 def needs(method: type[Method]) -> list[str]:
@@ -44,8 +65,8 @@ def needs(method: type[Method]) -> list[str]:
     return found
 
 
-def options(method: type[Method]) -> list[dict[str, Any]]:
-    """The method's options: name, type, default, allowed values and help, from its config."""
+def options(method: type[Configured]) -> list[dict[str, Any]]:
+    """The options of a method or companion: name, type, default, allowed values and help, from its config."""
     schema = method.Config.model_json_schema()
     required = set(schema.get("required", ()))
     return [
@@ -63,11 +84,7 @@ def options(method: type[Method]) -> list[dict[str, Any]]:
 
 def examples(method: type[Method]) -> dict[str, str]:
     """One line of Python, and lines of shell, that use this method by its defaults, or by its example options."""
-    defaults = {option["name"]: option["default"] for option in options(method) if option["default"] is not None}
-    chosen = method.example_options or dict(list(defaults.items())[:EXAMPLE_OPTIONS])
-    python = "".join(f", {name}={value!r}" for name, value in chosen.items())
-    shell = ",".join(f"{name}={as_text(value)}" for name, value in chosen.items())
-    spec = f"{method.name}:{shell}" if shell else method.name
+    python, spec = example_options(method)
     if method.needs_images:
         return {
             "python": f'patch = attnpatch.apply(model, "{method.name}"{python})',
@@ -80,6 +97,15 @@ def examples(method: type[Method]) -> dict[str, str]:
         "bench": f"attnpatch bench model --method {spec}",
         "evaluate": f"attnpatch-eval run --methods {spec}",
     }
+
+
+def example_options(described: type[Configured]) -> tuple[str, str]:
+    """Options for an example, as arguments of a Python call and with the name as one types it in a shell."""
+    defaults = {option["name"]: option["default"] for option in options(described) if option["default"] is not None}
+    chosen = described.example_options or dict(list(defaults.items())[:EXAMPLE_OPTIONS])
+    python = "".join(f", {name}={value!r}" for name, value in chosen.items())
+    shell = ",".join(f"{name}={as_text(value)}" for name, value in chosen.items())
+    return python, f"{described.name}:{shell}" if shell else described.name
 
 
 def as_text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`attnpatch show METHOD`: one method in full."""
+"""`attnpatch show METHOD`: one method or companion of decoding in full."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attnpatch.cli.console import JsonFlag, examples, show, show_json, user_errors
-from attnpatch.cli.describe import as_text, describe
-from attnpatch.patching import method_class
+from attnpatch.cli.describe import as_text, describe, describe_companion
+from attnpatch.patching import method_class, method_names
+from attnpatch.patching.errors import unknown_name
 
 EXAMPLES = examples("attnpatch show sliding", "attnpatch show stochastic --json")
 
@@ -20,12 +21,22 @@ def show_method(
     method: Annotated[str, typer.Argument(help="A name from `attnpatch list`.", show_default=False)],
     json: JsonFlag = False,
 ) -> None:
-    """Show one method: options, paper, neutral setting, what it needs, and how to use it."""
-    described = describe(method_class(method))
+    """Show one method or companion: options, paper, neutral setting, what it needs, and how to use it."""
+    described = _described(method)
     if json:
         show_json(described)
         return
     show(_facts(described), _options(described), _usage(described))
+
+
+def _described(name: str) -> dict[str, Any]:
+    from attnpatch import decoding
+
+    if name in method_names():
+        return describe(method_class(name))
+    if name in decoding.NAMES:
+        return describe_companion(decoding.companion_class(name))
+    raise unknown_name("method or companion", name, (*method_names(), *decoding.NAMES))
 
 
 def _facts(described: dict[str, Any]) -> Table:
@@ -42,7 +53,7 @@ def _facts(described: dict[str, Any]) -> Table:
 
 def _options(described: dict[str, Any]) -> Table | Text:
     if not described["options"]:
-        return Text("This method has no options.")
+        return Text("It has no options.")
     table = Table(title="options")
     for title in ("option", "type", "default", "allowed", "help"):
         table.add_column(title, no_wrap=title in ("option", "type"))

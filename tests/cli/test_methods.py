@@ -11,6 +11,7 @@ from pydantic import Field
 import attnpatch as library
 from attnpatch.cli.describe import describe
 from attnpatch.patching.method import _registry
+from tests.zoo import build, image_prompt
 
 from .conftest import refused
 
@@ -18,13 +19,17 @@ from .conftest import refused
 def test_list_shows_every_method(attnpatch):
     result = attnpatch("list")
     assert result.exit_code == 0
+    methods, _, companions = result.stdout.partition("Companions of decoding")
     for name in library.methods():
-        assert f" {name} " in result.stdout
+        assert f" {name} " in methods
+    for name in library.decoding.NAMES:
+        assert f" {name} " in companions
 
 
 def test_list_as_json(attnpatch):
     rows = json.loads(attnpatch("list", "--json").stdout)
-    assert {row["name"] for row in rows} == set(library.methods())
+    assert {row["name"] for row in rows if row["kind"] == "method"} == set(library.methods())
+    assert {row["name"] for row in rows if row["kind"] == "companion"} == set(library.decoding.NAMES)
     for row in rows:
         assert all(row[key] for key in ("summary", "paper", "neutral", "limits")), row
 
@@ -40,6 +45,21 @@ def test_show_names_every_option_with_its_help(attnpatch, name):
         assert option["help"], f"{name}.{option['name']} has no help"
         assert option["name"] in result.stdout
     assert shown["examples"]["python"] in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", library.decoding.NAMES)
+def test_show_knows_companions(attnpatch, name):
+    shown = json.loads(attnpatch("show", name, "--json").stdout)
+    companion = library.decoding.companion_class(name)
+    assert [option["name"] for option in shown["options"]] == list(companion.Config.model_fields)
+    assert all(option["help"] for option in shown["options"])
+    text = " ".join(attnpatch("show", name).stdout.split())
+    assert shown["examples"]["python"] in text
+    model, inputs = build("llava"), image_prompt("llava")
+    model.generation_config.max_new_tokens = 2
+    scope = {"attnpatch": library, "model": model, "inputs": inputs}
+    exec(shown["examples"]["python"], scope)
+    assert scope["tokens"].shape[1] == inputs["input_ids"].shape[1] + 2
 
 
 def test_show_gives_types_defaults_and_ranges(attnpatch):
@@ -81,10 +101,8 @@ def test_describe_reads_any_config():
 
 
 def test_python_examples_run(attnpatch):
-    from tests.zoo import build
-
-    for name in library.methods():
-        model = build("llama")
+    for name, method in library.methods().items():
+        model = build("llava" if method.needs_images else "llama")
         example = json.loads(attnpatch("show", name, "--json").stdout)["examples"]["python"]
         scope = {"attnpatch": library, "model": model}
         exec(example, scope)
@@ -108,3 +126,4 @@ def test_a_users_own_method_is_listed(attnpatch):
 
 def test_unknown_method(attnpatch):
     refused(attnpatch("show", "sldng"), "'sldng'", "Did you mean 'sliding'?", "Allowed: ")
+    refused(attnpatch("show", "guidanc"), "'guidanc'", "Did you mean 'guidance'?")
