@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import attnpatch
-from attnpatch.cli import bench, calibrate, data, env, inspect_model, list_methods, sandbox, show, train
+from attnpatch.cli import bench, calibrate, data, env, inspect_model, list_methods, look, sandbox, show, train
 from attnpatch.cli.console import examples
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -47,6 +47,7 @@ app.command("show", epilog=show.EXAMPLES)(show.show_method)
 app.command("inspect", epilog=inspect_model.EXAMPLES)(inspect_model.inspect_command)
 app.command("env", epilog=env.EXAMPLES)(env.env)
 app.command("calibrate", epilog=calibrate.EXAMPLES)(calibrate.calibrate_command)
+app.command("look", epilog=look.EXAMPLES)(look.look_command)
 app.command("train", epilog=train.EXAMPLES)(train.train_command)
 app.add_typer(data.app, name="data", epilog=data.EXAMPLES)
 app.add_typer(sandbox.app, name="sandbox", epilog=sandbox.EXAMPLES)

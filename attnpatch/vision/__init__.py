@@ -14,6 +14,7 @@ _HOME = {
     "calibrate": "calibration",
     "carve": "carving",
     "load_vision_model": "loading",
+    "look": "looking",
 }
 
 __all__ = sorted(_HOME)
