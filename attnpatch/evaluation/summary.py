@@ -10,7 +10,7 @@ from typing import Any
 from attnpatch.evaluation.cells import OK, digest
 from attnpatch.evaluation.metrics import Metric
 from attnpatch.evaluation.statistics import FEWEST, SMALL, Interval, mcnemar, standard_deviation
-from attnpatch.evaluation.task_metrics import lower_is_better, metric_of
+from attnpatch.evaluation.task_metrics import is_neutral, lower_is_better, metric_of
 
 Columns = dict[str, list[float]]
 
@@ -184,7 +184,10 @@ def _mark_best(found: list[Row], groups: dict[tuple, list[dict[str, Any]]]) -> l
     cells = {(*key[:2], key[3], key[4]): group for key, group in groups.items()}
     best = set()
     for (budget, task, length, name), competing in rivals.items():
-        metric = metric_of(cells[competing[0].method, budget, task, length][0], name)
+        first = cells[competing[0].method, budget, task, length][0]
+        if is_neutral(first, name):
+            continue
+        metric = metric_of(first, name)
         sign = -1 if lower_is_better(metric) else 1
         lead = max(competing, key=lambda row: sign * row.value)
         own = averaged(cells[lead.method, budget, task, length], name)

@@ -124,6 +124,11 @@ def _metric(name: str, columns: dict[str, Any], images, strata) -> TaskMetric:
     )
 
 
+def is_neutral(cell: dict[str, Any], name: str) -> bool:
+    """True for a metric that says nothing of better or worse, such as the length of captions."""
+    return bool(cell["scores"].get(name, {}).get("neutral"))
+
+
 def lower_is_better(metric: Metric) -> bool:
     """True where a smaller value is the better one."""
     return metric.kind == "perplexity" or getattr(metric, "lower_is_better", False)

@@ -64,6 +64,6 @@ def columns(texts: Sequence[str], truths: Sequence[Collection[str]], objects: Ob
         "chair_i" + UNIT: column([(len(bad), len(own)) for bad, own in zip(wrong, named, strict=True)], lower=True),
         "chair_s" + UNIT: column([(bool(bad), 1) for bad in wrong], "mean", lower=True),
         "recall" + UNIT: column([(len(set(own) & set(truth)), len(set(truth))) for own, truth in pairs]),
-        "length": column([(len(text.split()), 1) for text in texts], "mean", scale=1),
+        "length": column([(len(text.split()), 1) for text in texts], "mean", scale=1, neutral=True),
         "empty_rate" + UNIT: column([(not text.strip(), 1) for text in texts], "mean", lower=True, detail=True),
     }

@@ -16,11 +16,13 @@ CLASS = ("accuracy", "precision", "recall", "f1")
 def column(
     pairs: Iterable[tuple[float, float]], kind: str = "ratio", *, scale: float = 100.0, lower: bool = False,
     strata: str | None = None, within: Sequence[str] | None = None, detail: bool = False,
+    neutral: bool = False,
 ) -> Column:  # fmt: skip
     """One metric from (sum, weight) pairs, a document each.
 
     kind: "ratio" (all sums over all weights) or "mean" (of the documents' ratios). strata: "mean" or "sum" of the
-    metric over the strata in `within` (None: all). detail: left out of the short tables.
+    metric over the strata in `within` (None: all). detail: left out of the short tables. neutral: neither more nor
+    less is better.
     """
     sums, weights = zip(*pairs, strict=True) if (pairs := list(pairs)) else ((), ())
     found: Column = {"sums": list(map(float, sums)), "weights": list(map(float, weights)), "kind": kind}
@@ -28,6 +30,7 @@ def column(
     found |= {"lower_is_better": True} if lower else {}
     found |= {"strata": strata} if strata else {}
     found |= {"within": list(within)} if within is not None else {}
+    found |= {"neutral": True} if neutral else {}
     return found | ({"detail": True} if detail else {})
 
 

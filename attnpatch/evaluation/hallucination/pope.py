@@ -66,7 +66,7 @@ def columns(
     found = class_columns(answers, questions, YES, **strata)
     for part in ("precision", "recall"):
         found[part + UNIT]["detail"] = True
-    found["yes_ratio" + UNIT] = column([(answer == YES, 1) for answer in answers], "mean", **strata)
+    found["yes_ratio" + UNIT] = column([(answer == YES, 1) for answer in answers], "mean", neutral=True, **strata)
     splits = groups_of(questions)
     if len(splits) > 1:
         found |= of_groups(found, {split: (split,) for split in splits}, questions)

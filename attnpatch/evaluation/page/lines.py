@@ -12,7 +12,7 @@ from attnpatch.evaluation.page.front import pareto
 from attnpatch.evaluation.ruler.specs import RULER_TASKS
 from attnpatch.evaluation.sizes import resolve_size
 from attnpatch.evaluation.summary import Row, by_length
-from attnpatch.evaluation.task_metrics import lower_is_better, metric_of
+from attnpatch.evaluation.task_metrics import is_neutral, lower_is_better, metric_of
 from attnpatch.evaluation.tasks import DECODE
 
 if TYPE_CHECKING:
@@ -59,13 +59,17 @@ def columns(results: Results) -> list[dict[str, Any]]:
                 "task": task,
                 "metric": metric.replace("_", " "),
                 "title": f"{task} {metric.replace('_', ' ')}" if detail else task_name(task, metric),
-                "lower": lower_is_better(metric_of(cell, metric)) if metric in cell["scores"] else None,
+                "lower": lower_is_better(metric_of(cell, metric)) if _has_direction(cell, metric) else None,
                 "chance": cell["task"]["chance"] if metric == "accuracy" else None,
                 "about": cell["task"]["description"],
                 "detail": detail,
             }
         )
     return found
+
+
+def _has_direction(cell: dict[str, Any], metric: str) -> bool:
+    return metric in cell["scores"] and not is_neutral(cell, metric)
 
 
 def lines(results: Results) -> list[dict[str, Any]]:
