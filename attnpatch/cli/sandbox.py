@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,12 @@ from attnpatch import sandbox
 from attnpatch.cli.console import JsonFlag, console, examples, show, user_errors
 from attnpatch.patching.errors import AttnPatchError
 
-EXAMPLES = examples("attnpatch sandbox path text", "attnpatch sandbox card text")
+EXAMPLES = examples("attnpatch sandbox path text", "attnpatch sandbox card vision")
 PATH_EXAMPLES = examples("attnpatch sandbox path text")
-CARD_EXAMPLES = examples("attnpatch sandbox card text", "attnpatch sandbox card text --json")
+CARD_EXAMPLES = examples("attnpatch sandbox card text", "attnpatch sandbox card vision --json")
 TRAIN_EXAMPLES = examples(
     "attnpatch sandbox train text --output-dir my-text",
-    "attnpatch sandbox train text --output-dir try --steps 1",
+    "attnpatch sandbox train vision --output-dir try --steps 1",
 )
 
 app = typer.Typer(no_args_is_help=True, help="The small trained models that ship with the package.")
@@ -38,7 +39,7 @@ def card(
     rows: Annotated[
         int | None,
         typer.Option(
-            help="Measure again with this many rows per cell, and write the card.", min=1, show_default=False
+            help="Measure again with this many rows or scenes per cell, and write the card.", min=1, show_default=False
         ),
     ] = None,
     output_dir: Annotated[
@@ -46,12 +47,10 @@ def card(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Show a model's card: how it was trained and what it can do, task by task."""
+    """Show a model's card: how it was trained and what it can do."""
     folder = output_dir or sandbox.path(name)
     if rows is not None:
-        from attnpatch.sandbox.text.card import write_card
-
-        write_card(folder, rows)
+        import_module(f"attnpatch.sandbox.{name}.card").write_card(folder, rows)
     file = folder / ("card.json" if json else "README.md")
     if not file.is_file():
         raise AttnPatchError(f"{file} is missing; make it with `attnpatch sandbox card {name} --rows 100`.")
@@ -76,7 +75,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the folder.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packaged model that is complete.")] = False,
 ) -> None:
-    """Train a model from scratch, seeded and resumable (text: up to 40 minutes on one core)."""
+    """Train a model from scratch, seeded and resumable (up to 45 minutes on two cores)."""
     packaged = sandbox.path(name)
     folder = output_dir or packaged
     finished = (folder / "model.safetensors").exists() and not (folder / "checkpoint.pt").exists()
@@ -84,9 +83,8 @@ def train(
         raise AttnPatchError(
             f"{folder} holds a trained model; give another --output-dir, or --overwrite to replace it."
         )
-    from attnpatch.sandbox.text.train import train as train_text
-
+    start = import_module(f"attnpatch.sandbox.{name}.train").train
     bar = console().is_terminal
-    done = train_text(folder, seed=seed, steps=steps, minutes=minutes, resume=resume, progress=bar)
+    done = start(folder, seed=seed, steps=steps, minutes=minutes, resume=resume, progress=bar)
     state = "finished" if done.finished else "stopped, run the same command to go on"
     typer.echo(f"step {done.step}, {state}: {done.folder}")

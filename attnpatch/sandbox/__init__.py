@@ -1,6 +1,7 @@
 """Small models that were really trained, shipped with the package so that everything runs without a download.
 
 >>> model, tokenizer = load("text")
+>>> model, processor = load("vision")
 
 They exercise mechanisms. Their numbers do not predict what a method does to a large model.
 """
@@ -8,6 +9,7 @@ They exercise mechanisms. Their numbers do not predict what a method does to a l
 from __future__ import annotations
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from attnpatch.sandbox.text.data import TASKS, TaskSpec, samples
@@ -15,8 +17,10 @@ from attnpatch.sandbox.text.rows import Sample
 
 __all__ = ["MODELS", "TASKS", "Sample", "TaskSpec", "load", "path", "samples"]
 
-MODELS = ("text",)
+MODELS = ("text", "vision")
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_MORE = {"text": (), "vision": ("processor_config.json", "chat_template.jinja")}
+_MARK = {"text": "model.embed_tokens.weight", "vision": "multi_modal_projector.linear_1.weight"}
 
 
 def path(name: str) -> Path:
@@ -33,35 +37,40 @@ def path(name: str) -> Path:
 
 
 def load(name: str, *, dtype=None):
-    """Load a packaged model: `(model, tokenizer)`, on the CPU and in eval mode.
+    """Load a packaged model, on the CPU and in eval mode: `(model, tokenizer)`, or `(model, processor)` for vision.
 
     Args:
-        name: "text".
+        name: "text" or "vision".
         dtype: torch dtype of the model; float32 if None (the file holds bfloat16).
 
     Raises:
         ValueError: unknown name.
         RuntimeError: a file of the model is missing or damaged; says which one and how to restore it.
+        ImportError: "vision" needs Pillow, which is not installed.
     """
     folder = path(name)
     restore = f"Restore it with `attnpatch sandbox train {name}`, or reinstall attnpatch."
-    for file in _NEEDED:
+    for file in (*_NEEDED, *_MORE[name]):
         if not (folder / file).is_file():
             raise RuntimeError(f"the sandbox model {name!r} lacks {folder / file}. {restore}")
-    _check_weights(folder / "model.safetensors", restore)
+    _check_weights(folder / "model.safetensors", _MARK[name], restore)
+    if name == "vision" and find_spec("PIL") is None:
+        raise ImportError("the sandbox model 'vision' reads images with Pillow: pip install 'attnpatch[eval]'")
 
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+    classes = {"text": (AutoTokenizer, AutoModelForCausalLM), "vision": (AutoProcessor, AutoModelForImageTextToText)}
+    reader_class, model_class = classes[name]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32)
+        reader = reader_class.from_pretrained(folder)
+        model = model_class.from_pretrained(folder, dtype=dtype or torch.float32)
     except Exception as error:  # a damaged file surfaces as one of a dozen types, none of which names it
         raise RuntimeError(f"the sandbox model {name!r} in {folder} cannot be loaded: {error}. {restore}") from error
-    return model.eval(), tokenizer
+    return model.eval(), reader
 
 
-def _check_weights(file: Path, restore: str) -> None:
+def _check_weights(file: Path, mark: str, restore: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -69,5 +78,5 @@ def _check_weights(file: Path, restore: str) -> None:
             names = list(weights.keys())
     except (SafetensorError, OSError) as error:
         raise RuntimeError(f"{file} is damaged: {error}. {restore}") from error
-    if "model.embed_tokens.weight" not in names:
+    if mark not in names:
         raise RuntimeError(f"{file} does not hold the weights of the sandbox model. {restore}")
