@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,25 @@ from attnpatch.evaluation.hallucination.reading import read_json
 MARKED, TOLD = "instances_*.json", "captions_*.json"
 
 
-@dataclass
+@dataclass(eq=False)
 class Picture:
-    """One picture. truth: names of its objects in the table that captions are read with."""
+    """One picture.
+
+    objects: the table that its captions are read with; seen: names of the objects that were marked in it; captions:
+    how people described it; marked: some file of instances knows it.
+    """
 
     id: str
     file_name: str
-    truth: set[str] = field(default_factory=set)
+    objects: Objects = field(repr=False)
+    seen: set[str] = field(default_factory=set)
+    captions: list[str] = field(default_factory=list)
     marked: bool = False
-    told: bool = False
+
+    @cached_property
+    def truth(self) -> set[str]:
+        """Names of all objects that are there. Only now are the captions read: most pictures are never asked for."""
+        return self.seen.union(*(self.objects.mentions(text) for text in self.captions))
 
 
 def read_coco(folder: Path, objects: Objects, problems: Problems) -> dict[str, Picture]:
@@ -34,7 +45,7 @@ def read_coco(folder: Path, objects: Objects, problems: Problems) -> dict[str, P
     """
     pictures: dict[str, Picture] = {}
     for path in _files(folder, MARKED):
-        found = _read(path, pictures, ("images", "categories", "annotations"))
+        found = _read(path, pictures, objects, ("images", "categories", "annotations"))
         names = {row["id"]: row["name"] for row in found["categories"]}
         unknown = [name for name in names.values() if objects.name(name) is None]
         if unknown:
@@ -43,19 +54,18 @@ def read_coco(folder: Path, objects: Objects, problems: Problems) -> dict[str, P
             picture.marked = True
         for place, row, picture in _annotations(path, found, pictures, problems):
             if row.get("category_id") in names:
-                picture.truth.add(objects.name(names[row["category_id"]]))
+                picture.seen.add(objects.name(names[row["category_id"]]))
             else:
                 problems.add(place, f"category {row.get('category_id')!r} is not among the file's categories")
     for path in _files(folder, TOLD):
-        found = _read(path, pictures, ("images", "annotations"))
+        found = _read(path, pictures, objects, ("images", "annotations"))
         for place, row, picture in _annotations(path, found, pictures, problems):
             if isinstance(row.get("caption"), str):
-                picture.told = True
-                picture.truth.update(objects.mentions(row["caption"]))
+                picture.captions.append(row["caption"])
             else:
                 problems.add(place, "it has no caption")
     for name, picture in list(pictures.items()):
-        if not (picture.marked and picture.told):
+        if not (picture.marked and picture.captions):
             lacking = "captions" if picture.marked else "instances"
             problems.add(f"{folder}, image {name}", f"{picture.file_name} has no {lacking}")
             del pictures[name]
@@ -71,12 +81,12 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return files
 
 
-def _read(path: Path, pictures: dict[str, Picture], parts: tuple[str, ...]) -> dict[str, Any]:
+def _read(path: Path, pictures: dict[str, Picture], objects: Objects, parts: tuple[str, ...]) -> dict[str, Any]:
     found = read_json(path, "COCO file")
     if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in parts):
         raise UsageError(f"COCO file {str(path)!r} lacks {', '.join(parts)}. Take the files of COCO's 2014 release.")
     for row in found["images"]:
-        pictures.setdefault(str(row["id"]), Picture(str(row["id"]), str(row["file_name"])))
+        pictures.setdefault(str(row["id"]), Picture(str(row["id"]), str(row["file_name"]), objects))
     return found
 
 
