@@ -13,6 +13,7 @@ from attnpatch.sandbox.vision import COLOURS, SHAPES, scenes
 from attnpatch.sandbox.vision.card import measure, table
 from attnpatch.sandbox.vision.score import evaluate
 
+TEXT = sandbox.path("text")
 SCENES = 40  # per set, of the dev stream
 
 
@@ -145,7 +146,7 @@ def test_a_damaged_file_is_reported(copied, name):
 
 
 def test_weights_that_are_not_the_models_are_refused(copied):
-    shutil.copy(sandbox.path("text") / "model.safetensors", copied / "model.safetensors")
+    shutil.copy(TEXT / "model.safetensors", copied / "model.safetensors")
     with pytest.raises(RuntimeError, match="does not hold the weights"):
         sandbox.load("vision")
 

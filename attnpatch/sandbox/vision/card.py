@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnpatch.sandbox.vision.questions import SPLITS
-from attnpatch.sandbox.vision.scenes import COUNTS, scenes
+from attnpatch.sandbox.vision.scenes import COUNTS, FAINT, ONE_FAINT, scenes
 from attnpatch.sandbox.vision.score import evaluate
 from attnpatch.sandbox.vision.vocabulary import PAIRS, WORDS
 
@@ -56,7 +56,8 @@ stand-in for the pretraining of CLIP), then everything learns captions and quest
 
 Greedy decoding, float32, {count} scenes per set of the **dev** stream (training scenes have seeds of their own, and
 the test stream is left to the evaluation). "biased": distributed as the training scenes. "anti": no shape stands with
-its usual partner. Both hold {fewest} to {most} objects, equally often. Every question is a prompt of its own, and as
+its usual partner. Both hold {fewest} to {most} objects, equally often; in {one_faint:.0%} of the scenes one object is
+faint (contrast {faint[0]} to {faint[1]}), and there the prior decides. Every question is a prompt of its own, and as
 many have the answer yes as no.
 
 {table}
@@ -78,6 +79,7 @@ def table(cells: list[dict[str, Any]]) -> str:
     """The cells of `measure` as a Markdown table, one row per metric and one column per set."""
     rows = [
         ("captions: recall of objects", lambda cell: f"{cell['recall']:.3f}"),
+        ("captions: recall of objects that are not faint", lambda cell: f"{cell['clear_recall']:.3f}"),
         ("captions: recall of kinds of shapes", lambda cell: f"{cell['shape_recall']:.3f}"),
         ("captions: CHAIR_i", lambda cell: f"{cell['chair_i']:.3f}"),
         ("captions: CHAIR_s", lambda cell: f"{cell['chair_s']:.3f}"),
@@ -130,6 +132,8 @@ def write_card(folder: Path, count: int = 500) -> str:
         fewest=min(COUNTS),
         most=max(COUNTS),
         words=len(WORDS),
+        one_faint=ONE_FAINT,
+        faint=FAINT,
         count=count,
         table=shown,
         **{key: settings[key] for key in ("command", "commit", "seed", "step", "tokens", "minutes", "threads")},

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from attnpatch.sandbox.vision.questions import SPLITS
-from attnpatch.sandbox.vision.scenes import Scene
+from attnpatch.sandbox.vision.scenes import CLEAR, Scene
 from attnpatch.sandbox.vision.vocabulary import COLOURS, DESCRIBE, PARTNERS, SHAPES
 
 LONGEST = 40  # new tokens of a caption; the longest one has 21
@@ -28,10 +28,12 @@ def chair(captions: list[str], scenes: list[Scene]) -> dict[str, float]:
     Returns:
         `chair_i`: share of the named shapes that are not in the scene. `chair_s`: share of the captions with one.
         `partner`: share of the hallucinated shapes whose usual partner is in the scene (0.0 if there are none).
-        `recall`: share of the objects, with colour, that are named. `shape_recall`: share of the kinds of shapes.
+        `recall`: share of the objects, with colour, that are named. `clear_recall`: the same of those that are not
+        faint. `shape_recall`: share of the kinds of shapes.
         `named`: mean number of objects per caption.
     """
-    named = wrong = partner = sentences = found = objects = kinds_found = kinds = 0
+    named = wrong = partner = sentences = kinds_found = kinds = 0
+    found, objects = Counter(), Counter()  # by whether the object is clear
     for caption, scene in zip(captions, scenes, strict=True):
         told = mentions(caption)
         invented = [shape for _, shape in told if shape not in scene.shapes]
@@ -39,16 +41,18 @@ def chair(captions: list[str], scenes: list[Scene]) -> dict[str, float]:
         wrong += len(invented)
         partner += sum(PARTNERS[shape] in scene.shapes for shape in invented)
         sentences += bool(invented)
-        truth = Counter((thing.colour, thing.shape) for thing in scene.objects)
-        found += (truth & Counter(told)).total()
-        objects += truth.total()
+        for thing in scene.objects:  # no two of a scene are alike
+            clear = thing.contrast >= CLEAR[0]
+            objects[clear] += 1
+            found[clear] += (thing.colour, thing.shape) in told
         kinds_found += len({shape for _, shape in told} & set(scene.shapes))
         kinds += len(scene.shapes)
     return {
         "chair_i": wrong / max(named, 1),
         "chair_s": sentences / len(scenes),
         "partner": partner / max(wrong, 1),
-        "recall": found / objects,
+        "recall": found.total() / objects.total(),
+        "clear_recall": found[True] / max(objects[True], 1),
         "shape_recall": kinds_found / kinds,
         "named": named / len(scenes),
     }
