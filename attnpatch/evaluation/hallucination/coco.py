@@ -46,15 +46,15 @@ def read_coco(folder: Path, objects: Objects, problems: Problems) -> dict[str, P
     pictures: dict[str, Picture] = {}
     for path in _files(folder, MARKED):
         found = _read(path, pictures, objects, ("images", "categories", "annotations"))
-        names = {row["id"]: row["name"] for row in found["categories"]}
-        unknown = [name for name in names.values() if objects.name(name) is None]
+        names = {row["id"]: objects.name(row["name"]) for row in found["categories"]}
+        unknown = [row["name"] for row in found["categories"] if names[row["id"]] is None]
         if unknown:
             raise UsageError(f"{path}: the table of objects has no line for {', '.join(map(repr, unknown))}.")
         for picture in _own(found, pictures):
             picture.marked = True
         for place, row, picture in _annotations(path, found, pictures, problems):
             if row.get("category_id") in names:
-                picture.seen.add(objects.name(names[row["category_id"]]))
+                picture.seen.add(names[row["category_id"]])
             else:
                 problems.add(place, f"category {row.get('category_id')!r} is not among the file's categories")
     for path in _files(folder, TOLD):
