@@ -38,7 +38,10 @@ scene = scenes("anti", 1, split="dev")[0]
 content = [{{"type": "image", "image": scene.image}}, {{"type": "text", "text": "Describe the image."}}]
 inputs = processor.apply_chat_template(
     [{{"role": "user", "content": content}}],
-    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
 )
 print(processor.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))
 ```
