@@ -84,10 +84,10 @@ def _panel(axis: Any, looks: Looks, panel: tuple[str, torch.Tensor, torch.Tensor
     width, height = looks.picture.size
     left, top, right, bottom = region_of(looks.tiles)
     axis.imshow(looks.picture.convert("L"), cmap="gray", vmin=-80, vmax=400)  # pale, so that the heat stands out
-    heat = (grid_map(shares, looks.tiles, mass=True) / (brightest or 1)).clamp(max=1)
+    heat = (grid_map(shares, looks.tiles, mass=True) / (brightest or 1)).clamp(max=1).numpy()
     axis.imshow(
         heat, extent=(left - 0.5, right - 0.5, bottom - 0.5, top - 0.5), cmap="inferno", vmin=0, vmax=1,
-        alpha=(0.25 + 0.6 * heat).numpy(), interpolation="nearest",
+        alpha=0.25 + 0.6 * heat, interpolation="nearest",
     )  # fmt: skip
     across, down = _centres(looks.tiles, sinks)
     if across:

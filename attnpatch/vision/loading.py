@@ -135,6 +135,8 @@ def _processor(name: str, where: str, trust: dict[str, bool]) -> Any:
 
 def _read(name: str, what: str, read: Any, where: str, **options: Any) -> Any:
     """`read(where)`; what can go wrong becomes one sentence with the fix."""
+    from safetensors import SafetensorError
+
     try:
         return read(where, **options)
     except ImportError as error:
@@ -144,7 +146,7 @@ def _read(name: str, what: str, read: Any, where: str, **options: Any) -> Any:
         raise AttnPatchError(
             f"transformers needs {missing or 'another package'} for the {what} of {name!r}. {fix} ({text[:120]})"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise AttnPatchError(_explain(name, what, error)) from error
 
 
