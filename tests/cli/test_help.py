@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from attnpatch.bench import kernels, model, overhead
@@ -18,7 +20,7 @@ from attnpatch.bench.models import default_config
 from attnpatch.bench.result import Column, Result
 from attnpatch.cli.main import app
 from attnpatch.methods.vision.profile import Profile
-from attnpatch.vision import calibration
+from attnpatch.vision import calibration, looking, maps
 
 PROGRAM = "attnpatch"
 ROOT = typer.main.get_command(app)
@@ -90,6 +92,21 @@ def light(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real_calibrate = calibration.calibrate
     monkeypatch.setattr(calibration, "calibrate", calibrated)
     monkeypatch.setattr("attnpatch.vision.loading.load_vision_model", lambda *args, **kwargs: (None, None))
+    picture = Image.new("RGB", (4, 4))
+    picture.save(tmp_path / "photo.jpg")
+
+    def looked(*args: Any, **kwargs: Any) -> looking.Looks:
+        asked = inspect.signature(real_look).bind(*args, **kwargs).arguments
+        layers = [2] if asked["layers"] else [0, 1]
+        attention, tiles = torch.rand(len(layers), 2, 4), [maps.Tile(torch.arange(4).view(2, 2), (0, 0, 4, 4))]
+        runs = [
+            looking.Look(label, "yes", "yes", attention, attention.mean(1) > 0.5, "phi")
+            for label in ("stock", *(label for label, _ in asked["methods"]))
+        ]
+        return looking.Looks(picture, asked["question"], asked["token"], layers, tiles, runs)
+
+    real_look = looking.look
+    monkeypatch.setattr(looking, "look", looked)
 
 
 def stand_in(function):
