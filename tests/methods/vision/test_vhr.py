@@ -8,6 +8,7 @@ from transformers import DynamicCache
 
 import attnpatch
 from attnpatch.methods.vision.heads import above_median, head_divergence, text_activation, without_outliers
+from attnpatch.methods.vision.profile import Profile
 from attnpatch.methods.vision.vhr import paper_layers
 from attnpatch.patching.edits import Edit
 from attnpatch.patching.parts import joined_rows
@@ -269,7 +270,7 @@ def test_a_static_cache_reads_padding_from_the_prepared_mask():
 # Calibration
 
 
-def test_calibration_finds_the_layers_that_diverge_most():
+def test_calibration_finds_the_layers_that_diverge_most(tmp_path):
     model, inputs = deep_llava(seed=1), doubled(batch("llava")[0])
     for number in (0, 4):
         model.model.language_model.layers[number].self_attn.v_proj.weight.data *= 0.01
@@ -283,7 +284,11 @@ def test_calibration_finds_the_layers_that_diverge_most():
     assert (details["prompts"], details["top"]) == (3, 2)
     assert max(details["t_vhd"][0], details["t_vhd"][4]) < min(details["t_vhd"][1:4])
     with attnpatch.apply(model, "vhr", layers=found["layers"]):
-        assert not same(stock, generated_logits(model, inputs))
+        expected = generated_logits(model, inputs)
+    file = Profile.of("vhr", model.config.text_config, found).write(tmp_path / "vhr.json")
+    with attnpatch.apply(model, "vhr", profile=str(file)) as patch:
+        assert sorted(site.layer for site in patch.report().sites) == found["layers"]
+        assert same(expected, generated_logits(model, inputs))
     with pytest.raises(attnpatch.AttnPatchError, match="prompts with images"):
         attnpatch.methods()["vhr"].calibrate(model, [])
 
