@@ -165,7 +165,7 @@ class VAR(VisionMethod):
         warnings.warn(
             f"attnpatch: var takes dims={list(dims)} for this {name}: the sink dimensions of the model are not known, "
             f"so they were measured on text alone. `{command}` measures them with images.",
-            stacklevel=5,
+            stacklevel=4,
         )
         return dims
 

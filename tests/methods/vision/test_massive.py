@@ -34,7 +34,7 @@ def test_spikes_are_relative_to_the_rest():
 
 def test_strength_is_the_median_over_layers_of_the_highest_sink():
     found = Strength()
-    for layer, size in enumerate((100.0, 100.0, 0.0)):
+    for layer, size in enumerate((100.0, 400.0, 0.0)):
         states = torch.ones(1, 3, 1024)
         states[0, 0, 5], states[0, 1, 9], states[0, 2, 7] = size, 2 * size, 500.0
         found.add(layer, states, torch.tensor([[True, True, False]]))  # the last token is no sink
@@ -98,12 +98,15 @@ def test_calibration_finds_them_with_images(side):
     first, image = (5, 7) if side == "left" else (0, 3)
     if side == "left":
         inputs = {name: value[:1] for name, value in inputs.items()}
-    with planted.planted(model.model.language_model.layers, [first, image]):
+    layers = model.model.language_model.layers
+    # The next image token is as loud, in a direction of its own: no sink.
+    with planted.planted(layers, [first, image]), planted.planted(layers, [image + 1], (50,)):
         found = VAR.calibrate(model, [inputs])
     assert set(found["dims"]) == set(planted.DIMS)
     assert "tau" not in found  # 20 as ever
     details = found["details"]
-    assert set(details["dims_at_both"]) == set(planted.DIMS)
+    for where in ("dims_at_first_token", "dims_at_image_sinks", "dims_at_both"):
+        assert set(details[where]) == set(planted.DIMS)
     assert details["images"] == len(inputs["input_ids"])
     assert [details["image_sinks_per_prompt"][str(layer)] for layer in (1, 2, 6, 7)] == [0, 1, 1, 0]
     assert details["phi_of_image_tokens"]["4"][-1] > 20
