@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from attnpatch.evaluation.sizes import is_share, resolve_size
 from attnpatch.patching.errors import did_you_mean
 from attnpatch.patching.method import Method, build_config, method_class, method_names
 
+_SLICE = re.compile(r"-?\d*:-?\d*(:-?\d*)?")  # of layers
 MATCHED = "window"  # the option that is searched for a budget
 KEYS = ("name", "options", "label", "match", "per_task", "per_model", "recipe", "companion")  # of a method in a suite
 PER_MODEL = ("options", "recipe")  # of a model in its per_model
@@ -180,7 +182,8 @@ def from_text(text: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise UsageError(f"cannot read {part!r} in method {text!r}; write for example sliding:window=256,sink=4.")
-        options[key.strip()] = yaml.safe_load(value)
+        # YAML takes 12:23 for a number to the base of 60, and 2: for a mapping.
+        options[key.strip()] = value if _SLICE.fullmatch(value) else yaml.safe_load(value)
     return name, options
 
 

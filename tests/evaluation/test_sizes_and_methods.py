@@ -42,6 +42,8 @@ def test_method_text():
 
 
 def test_window_is_matched_only_where_it_is_free():
+    assert parse_method("devils:layers=5:18").config(length=64)["layers"] == "5:18"
+    assert parse_method("devils:layers=2:").config(length=64)["layers"] == "2:"
     assert parse_method("sliding", budgets=True).match == "window"
     assert parse_method("sliding:window=8", budgets=True).match is None
     assert parse_method("stock", budgets=True).match is None

@@ -10,23 +10,18 @@ from attnpatch.methods.vision.factors import reweighted
 def emphasised(weights: torch.Tensor, parts: torch.Tensor, *, beta: float, share: float) -> torch.Tensor:
     """Weights `[B, H, R, K]` of rows that predict an answer token, changed.
 
-    parts: fp32 `[B, 3, T]` over the first T <= K keys: 1 at image tokens, 1 at tokens of the question, and w - 1 at
-    image tokens, 0 elsewhere. share: share of the heads that are taken for those that look at the image, and for those
-    that look at the question; both are ranked before anything changes.
+    parts: fp32 `[B, 3, K]`: 1 at image tokens, w - 1 at image tokens, 1 at tokens of the question; 0 elsewhere.
+    share: share of the heads that are taken for those that look at the image, and for those that look at the question;
+    both are ranked before anything changes.
     """
-    held = parts.shape[-1]
-    mass = weights[..., :held] @ parts[:, None].mT  # [B, H, R, 3]
-    heads = max(int(weights.shape[1] * share), 1)
-    best = mass[..., :2].topk(heads, dim=1).indices
-    chosen = torch.zeros_like(mass[..., :2]).scatter(1, best, 1.0)
-    on_image, on_question, gained = mass.unbind(-1)
-    image_heads, question_heads = chosen.unbind(-1)
-    # r: by how much the chosen heads' mass on the image grows, one number for a row.
-    looked = (image_heads * on_image).sum(1, keepdim=True)
-    growth = (image_heads * gained).sum(1, keepdim=True) / looked.clamp(min=torch.finfo(mass.dtype).tiny)
-    more = torch.stack([question_heads * (beta * (1 + growth) - 1), image_heads], -1)  # [B, H, R, 2]
-    total = (more * torch.stack([on_question, gained], -1)).sum(-1, keepdim=True)
-    by_key = more @ parts[:, None, 1:]
-    if held < weights.shape[-1]:
-        by_key = torch.nn.functional.pad(by_key, (0, weights.shape[-1] - held))
-    return reweighted(weights, by_key, total)
+    mass = weights @ parts[:, None].mT  # [B, H, R, 3]
+    looks = mass[..., ::2]  # at the image, at the question
+    best = looks.topk(max(int(weights.shape[1] * share), 1), dim=1).indices
+    chosen = torch.zeros_like(looks).scatter_(1, best, 1.0)
+    image_heads, question_heads = chosen.split(1, -1)
+    # r - 1: how much the chosen heads' mass on the image grows, one number for a row.
+    looked, gained = (image_heads * mass[..., :2]).sum(1, keepdim=True).split(1, -1)
+    growth = gained / looked.clamp(min=torch.finfo(mass.dtype).tiny)
+    louder = question_heads * torch.add(beta - 1, growth, alpha=beta)
+    _, salient, question = parts[:, None].split(1, 2)  # [B, 1, 1, K]
+    return reweighted(weights, torch.addcmul(image_heads * salient, louder, question))

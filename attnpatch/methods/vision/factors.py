@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 
 
-def reweighted(weights: torch.Tensor, more: torch.Tensor, gained: torch.Tensor | None = None) -> torch.Tensor:
+def reweighted(weights: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
     """`weights` times 1 + `more`, renormalised: the softmax of the scores + log(1 + more).
 
-    weights: `[B, H, R, K]`; more: broadcastable to it, > -1; gained: `[B, H, R, 1]`, the sum of weights * more, where
-    the caller has it already. A learned sink keeps its share of the whole, as one more column would.
+    weights: `[B, H, R, K]`; more: broadcastable to it, > -1. A learned sink keeps its share of the whole, as one more
+    column would.
     """
     change = weights * more
-    if gained is None:
-        gained = change.sum(-1, keepdim=True)
-    return (weights + change) / (1 + gained)
+    return (weights + change) / (1 + change.sum(-1, keepdim=True))

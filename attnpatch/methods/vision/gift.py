@@ -86,6 +86,7 @@ class GIFT(VisionMethod):
         "ones; the stop words are English"
     )
     neutral_options = {"alpha": 0.0}
+    example_options = {"saliency_layer": 1, "layers": 2}
     small_options = (  # untrained weights look at everything alike, so that nothing is salient: beta acts there
         {"alpha": 3.0, "beta": 3.0, "saliency_layer": 0, "layers": (1,), "content": "all"},
         {"alpha": 3.0, "beta": 3.0, "saliency_layer": 1, "layers": (0, 1), "content": "all"},
@@ -183,12 +184,13 @@ class GIFT(VisionMethod):
             self._read(reading, call)
         rows = answer_rows(call) if self.enhanced(call.layer) else None
         if rows is not None:
-            parts = reading.parts.to(call.query.device)
-            parts = parts if batch is None else parts[list(batch)]
 
             def emphasise(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-                mine = at.of(parts)[..., at.key_first : at.key_first + weights.shape[-1]]
-                return emphasised(weights, mine, beta=self.config.beta, share=self.config.head_share), None
+                key = (id(self), at.key_first, weights.shape[-1], weights.device)
+                if key not in whole.memo:  # the same in every layer
+                    whole.memo[key] = reading.parts_at(*key[1:])
+                parts = whole.memo[key] if batch is None else whole.memo[key][list(batch)]
+                return emphasised(weights, at.of(parts), beta=self.config.beta, share=self.config.head_share), None
 
             call.edit(Edit(emphasise, first=rows.first, rows=rows.mask, everywhere=True))
         return inner(call)

@@ -28,14 +28,14 @@ class Reading:
     Attributes:
         image, content: image tokens and content tokens of the questions, bool `[B, T]`.
         count: content tokens of each prompt, `[B]`.
-        parts: fp32 `[B, 3, T]`: 1 at image tokens, 1 at tokens of the question, w - 1 at image tokens (0 until read).
+        parts: fp32 `[B, 3, T]`: 1 at image tokens, w - 1 at image tokens (0 until read), 1 at tokens of the question.
     """
 
     def __init__(self, image: torch.Tensor, question: torch.Tensor, content: torch.Tensor) -> None:
         self.image = image
         self.content = content
         self.count = content.sum(1)
-        self.parts = torch.stack([image, question, torch.zeros_like(image)], 1).float()
+        self.parts = torch.stack([image, torch.zeros_like(image), question], 1).float()
         columns = content.any(0).nonzero().flatten().tolist()
         # Rows that have to be seen: those of content tokens and the ones before them.
         self.first, self.stop = (columns[0] - 1, columns[-1] + 1) if columns else (0, 0)
@@ -80,6 +80,11 @@ class Reading:
             content[row, [index for index, yes in zip(where, carries, strict=True) if yes]] = True
         return cls(image, question, content)
 
+    def parts_at(self, first: int, count: int, device: torch.device) -> torch.Tensor:
+        """`parts` at the keys first..first+count-1, `[B, 3, count]`; what comes behind the prompts is in none."""
+        parts = self.parts[..., first : first + count].to(device)
+        return torch.nn.functional.pad(parts, (0, count - parts.shape[-1]))
+
     @torch.no_grad()
     def shift(self, call: Call) -> torch.Tensor:
         """Sum of the positive gaze shifts of content tokens in `call`, `[B, H, T]` fp32, at its batch rows.
@@ -106,4 +111,4 @@ class Reading:
         which = slice(None) if rows is None else list(rows)
         image = self.image[which]
         s = saliency(self.shift(call).to(image.device), self.count[which], image, share)
-        self.parts[which, 2] = (salience_factors(s, image, alpha, deviations) - 1) * image
+        self.parts[which, 1] = (salience_factors(s, image, alpha, deviations) - 1) * image

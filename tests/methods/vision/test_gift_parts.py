@@ -11,6 +11,7 @@ from attnpatch.methods.vision.emphasis import emphasised
 from attnpatch.methods.vision.gaze import positive_shift, salience_factors, saliency
 from attnpatch.methods.vision.gift import GIFT
 from attnpatch.methods.vision.known import MODELS
+from attnpatch.methods.vision.reading import Reading
 
 IMAGE = torch.tensor([[True, True, True]])
 
@@ -53,17 +54,17 @@ def test_saliency_is_a_mean_over_the_heads_that_shift_most():
     assert saliency(shift, torch.tensor([2]), image, 0.5).tolist() == [[0.0, 4.0, 0.0]]
 
 
-def parts(w: list[float]) -> torch.Tensor:
+def parts(w: tuple[float, float]) -> torch.Tensor:
     """Keys: a text token, two image tokens, two tokens of the question."""
     more = [0.0, *(value - 1 for value in w), 0.0, 0.0]
-    return torch.tensor([[[0.0, 1, 1, 0, 0], [0.0, 0, 0, 1, 1], more]])
+    return torch.tensor([[[0.0, 1, 1, 0, 0], more, [0.0, 0, 0, 1, 1]]])
 
 
 HEADS = torch.tensor([[0.1, 0.3, 0.4, 0.1, 0.1], [0.5, 0.1, 0.1, 0.1, 0.2]]).view(1, 2, 1, 5)
 
 
 def test_image_and_question_grow_by_the_same_factor_and_rows_sum_to_one():
-    found = emphasised(HEADS, parts([2.0, 3.0]), beta=1.0, share=0.5)[0, :, 0]
+    found = emphasised(HEADS, parts((2.0, 3.0)), beta=1.0, share=0.5)[0, :, 0]
     r = (0.3 * 2 + 0.4 * 3) / 0.7
     image = torch.tensor([0.1, 0.6, 1.2, 0.1, 0.1])
     question = torch.tensor([0.5, 0.1, 0.1, 0.1 * r, 0.2 * r])
@@ -72,7 +73,7 @@ def test_image_and_question_grow_by_the_same_factor_and_rows_sum_to_one():
 
 
 def test_a_head_in_both_sets_gets_both_factors():
-    found = emphasised(HEADS[:, :1], parts([2.0, 3.0]), beta=0.5, share=0.5)[0, 0, 0]
+    found = emphasised(HEADS[:, :1], parts((2.0, 3.0)), beta=0.5, share=0.5)[0, 0, 0]
     r = 0.5 * (0.3 * 2 + 0.4 * 3) / 0.7
     expected = torch.tensor([0.1, 0.6, 1.2, 0.1 * r, 0.1 * r])
     assert torch.allclose(found, expected / expected.sum(), atol=1e-6)
@@ -80,8 +81,8 @@ def test_a_head_in_both_sets_gets_both_factors():
 
 def test_a_larger_factor_never_lowers_a_token_beside_other_image_tokens():
     weights = torch.randn(3, 4, 2, 5).softmax(-1)
-    low = emphasised(weights, parts([2.0, 3.0]).expand(3, -1, -1), beta=1.0, share=0.5)
-    high = emphasised(weights, parts([2.5, 3.0]).expand(3, -1, -1), beta=1.0, share=0.5)
+    low = emphasised(weights, parts((2.0, 3.0)).expand(3, -1, -1), beta=1.0, share=0.5)
+    high = emphasised(weights, parts((2.5, 3.0)).expand(3, -1, -1), beta=1.0, share=0.5)
     before, after = low[..., 1] / low[..., 2], high[..., 1] / high[..., 2]
     assert (after >= before - 1e-6).all()
     assert (after > before * 1.2).any()
@@ -90,10 +91,20 @@ def test_a_larger_factor_never_lowers_a_token_beside_other_image_tokens():
 def test_a_row_that_sees_no_image_keeps_its_weights():
     weights = HEADS.clone()
     weights[..., 1:3] = 0
-    found = emphasised(weights, parts([2.0, 3.0]), beta=1.0, share=0.5)
+    found = emphasised(weights, parts((2.0, 3.0)), beta=1.0, share=0.5)
     assert torch.allclose(found, weights)
     # A layer whose window has left image and question behind.
-    assert torch.equal(emphasised(HEADS, parts([2.0, 3.0])[..., 5:], beta=1.0, share=0.5), HEADS)
+    image = torch.tensor([[True, True, False]])
+    reading = Reading(image, question=~image, content=~image)
+    assert torch.equal(emphasised(HEADS, reading.parts_at(3, 5, HEADS.device), beta=1.0, share=0.5), HEADS)
+
+
+def test_parts_of_a_reading_at_any_keys():
+    reading = Reading(torch.tensor([[True, False]]), torch.tensor([[False, True]]), torch.tensor([[False, True]]))
+    reading.parts[:, 1, 0] = 4.0
+    found = reading.parts_at(1, 3, torch.device("cpu"))
+    assert found.tolist() == [[[0, 0, 0], [0, 0, 0], [1, 0, 0]]]
+    assert reading.parts_at(0, 2, torch.device("cpu")).tolist() == [[[1, 0], [4, 0], [0, 1]]]
 
 
 @pytest.mark.parametrize(
