@@ -17,8 +17,8 @@ STREAMS = ("train", "dev", "test")
 COUNTS = (2, 3, 4, 5)  # objects of a scene, each as likely
 TOGETHER = 0.86  # chance that a pair is complete; an incomplete one leaves room that a lone shape may take
 PAIR_WEIGHTS = (4.0, 3.0, 2.0)  # so that some shapes are more popular than others
-CLEAR, FAINT = (0.4, 1.0), (0.12, 0.3)  # ranges of contrast
-ONE_FAINT = 0.75  # chance that one object of a scene is faint, so that the prior has something to say about it
+CLEAR, FAINT = (0.4, 1.0), (0.14, 0.3)  # ranges of contrast
+ONE_FAINT = 0.5  # chance that one object of a scene is faint, so that the prior has something to say about it
 
 
 @dataclass(frozen=True)
