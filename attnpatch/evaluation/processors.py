@@ -9,8 +9,7 @@ from typing import Any
 
 from attnpatch.evaluation.errors import one_line
 from attnpatch.evaluation.identity import tokenizer_fingerprint
-
-VIDEO = "video_processor"
+from attnpatch.vision.processors import without_video
 
 
 def takes_pictures(config: Any) -> bool:
@@ -36,36 +35,10 @@ def load_processor(where: str, config: Any, **given: Any) -> tuple[Any, str | No
     except Exception as error:  # noqa: BLE001 - a dozen types; the model's text side works without it
         found = None
         if find_spec("torchvision") is None:
-            found = _without_video(where, config, given)
+            found = without_video(where, config, given)
         if found is None:
             return None, f"its processor cannot be loaded: {one_line(error, 200)}"
     return (found, None) if is_processor(found) else (None, f"{type(found).__name__} is no processor of pictures")
-
-
-def _without_video(where: str, config: Any, given: dict[str, Any]) -> Any:
-    """The processor without its part for videos, which alone needs torchvision; None if that does not help."""
-    import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-
-    base = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type, ""), None)
-    if base is None or VIDEO not in base.get_attributes():
-        return None
-
-    class Pictures(base):
-        @classmethod
-        def _get_arguments_from_pretrained(cls, where, processor_dict=None, **options):
-            readers = {VIDEO: None, "tokenizer": transformers.AutoTokenizer}
-            found = [readers.get(name, transformers.AutoImageProcessor) for name in cls.get_attributes()]
-            return [None if reader is None else reader.from_pretrained(where, **options) for reader in found]
-
-        def check_argument_for_proper_class(self, argument_name, argument):
-            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
-
-    Pictures.__name__ = base.__name__
-    try:
-        return Pictures.from_pretrained(where, **given)
-    except Exception:  # noqa: BLE001 - the first error is the one to tell
-        return None
 
 
 def picture_side(source: Any) -> tuple[Any, str | None]:

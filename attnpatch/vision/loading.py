@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError, did_you_mean
+from attnpatch.vision.processors import without_video
 
 SANDBOX = "sandbox:"
 _PILLOW = "pip install 'attnpatch[eval]'"
@@ -47,7 +48,7 @@ def load_vision_model(
     trust = {"trust_remote_code": trust_remote_code}
     config = _read(name, "config", _transformers("AutoConfig").from_pretrained, where, **trust)
     _require_vision(name, config)
-    processor = _processor(name, where, trust)
+    processor = _processor(name, where, config, trust)
     if wanted is None:
         wanted = "auto" if torch.cuda.is_available() else torch.float32
     placed = {"device_map": device_map} if device_map else {}
@@ -123,8 +124,12 @@ def _require_vision(name: str, config: Any) -> None:
         )
 
 
-def _processor(name: str, where: str, trust: dict[str, bool]) -> Any:
-    processor = _read(name, "processor", _transformers("AutoProcessor").from_pretrained, where, **trust)
+def _processor(name: str, where: str, config: Any, trust: dict[str, bool]) -> Any:
+    processor = None
+    if find_spec("torchvision") is None:  # only processors of videos need it
+        processor = without_video(where, config, trust)
+    if processor is None:
+        processor = _read(name, "processor", _transformers("AutoProcessor").from_pretrained, where, **trust)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise AttnPatchError(
             f"model {name!r} comes without a processor: transformers found only a {type(processor).__name__} there. "

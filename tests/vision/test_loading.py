@@ -12,6 +12,7 @@ import torch
 import attnpatch
 from attnpatch import sandbox
 from attnpatch.vision import load_vision_model, loading
+from tests.vision.small import picture as small_picture
 from tests.vision.small import processor, small_model
 
 
@@ -101,6 +102,21 @@ def test_no_pillow(folder, monkeypatch):
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"attnpatch\[eval\]"):
         load_vision_model(folder)
+
+
+def test_a_processor_of_videos_without_torchvision(tmp_path, monkeypatch):
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    from tests import zoo
+
+    zoo.build("qwen2_5_vl").save_pretrained(tmp_path)
+    processor().tokenizer.save_pretrained(tmp_path)
+    Qwen2VLImageProcessorPil().save_pretrained(tmp_path)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None if name == "torchvision" else True)
+    _, found = load_vision_model(tmp_path)
+    assert type(found).__name__ == "Qwen2_5_VLProcessor"
+    assert found.video_processor is None
+    assert "image_grid_thw" in found.image_processor(images=[small_picture(56, 56)], return_tensors="pt")
 
 
 def test_a_processor_that_needs_another_package(folder, monkeypatch):
