@@ -18,6 +18,7 @@ from attnpatch.evaluation import Results
 from attnpatch.evaluation.suites import checked, load_suite, suite_names
 from tests import zoo
 from tests.evaluation.benchmarks import CHOICE, PASS, SCORE, write_tasks
+from tests.evaluation.vision.conftest import make_processor
 from tests.tokens import byte_tokenizer
 
 PAPERS = [name for name in suite_names() if name.startswith("paper-")]
@@ -26,6 +27,8 @@ MODELS = {  # family of the zoo, by the name that a suite knows
     "Qwen3-4B": "qwen3",
     "Qwen3-30B-A3B": "qwen3_moe",
     "Llama-3.1-8B-Instruct": "llama",
+    "llava-1.5-7b-hf": "llava",
+    "llava-v1.6-vicuna-7b-hf": "llava_next",
 }
 SHORT = ("boolq", "hellaswag", "lambada_openai", "arc_easy", "arc_challenge")
 KINDS = {
@@ -64,9 +67,10 @@ def models(tmp_path_factory):
     def folder(name: str):
         path = root / name
         if not path.exists():
-            model = tiny(MODELS[name])
+            pictures = MODELS[name] in zoo.VLM_CONFIGS
+            model = zoo.build(MODELS[name]) if pictures else tiny(MODELS[name])
             model.save_pretrained(path)
-            byte_tokenizer().save_pretrained(path)
+            (make_processor() if pictures else byte_tokenizer()).save_pretrained(path)
         return path
 
     return folder
@@ -98,7 +102,7 @@ def reported() -> dict[tuple[str, str, int | None], dict]:
 def test_labels_of_reported_numbers_are_methods(name):
     """A number that stands beside none of ours is of a method that is not here, and the suite says so."""
     suite = checked(load_suite(name))
-    elsewhere = ("MoBA", "DuoAttention", "PruLong", "TriMix")
+    elsewhere = ("MoBA", "DuoAttention", "PruLong", "TriMix", "OPERA", "EAH")
     labels = {spec.label for spec in suite.method_specs()}
     for entry in suite.reported:
         unknown = {label for label in entry.values if label not in labels and not label.startswith(elsewhere)}

@@ -160,3 +160,24 @@ def test_check_says_what_is_missing(llava_folder, data):
     found = run(*given, "--data-dir", str(data), "--on-bad", "skip")
     assert found.exit_code == 0
     assert "left out" in found.output
+
+
+def test_beside_what_a_paper_reports(llava_folder, data, tmp_path):
+    folder = tmp_path / "llava-1.5-7b-hf"
+    shutil.copytree(llava_folder, folder)
+    found = run(
+        "run", "--suite", "paper-vhr", "--model", str(folder), "--methods", "stock", "--limit", "2", "--data-dir",
+        str(data), "--caption-tokens", "4", "--output-path", str(tmp_path / "out"), "--quiet",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    lines = json.loads((tmp_path / "out" / "results.json").read_text())["reported"]
+    ours = {line["name"]: line["ours"] for line in lines if line["method"] == "stock"}
+    assert set(ours) == {"LLaVA-1.5-7B, CHAIR_s", "LLaVA-1.5-7B, CHAIR_i", "LLaVA-1.5-7B, POPE F1"}
+    assert None not in ours.values()
+
+
+def test_the_sandbox_model_brings_its_processor():
+    found = source("sandbox:vision")
+    assert found.no_processor is None
+    assert found.identity.id == "sandbox:vision"
+    assert found.tokenizer.convert_tokens_to_ids("circle") > 0
