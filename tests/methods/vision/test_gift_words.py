@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from types import SimpleNamespace
@@ -13,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 import attnpatch
 from attnpatch.methods.vision.content_words import by_stop_words, content_tokens, decoded_pieces
 from attnpatch.methods.vision.gift import GIFT
-from attnpatch.methods.vision.question import without_tail
+from attnpatch.methods.vision.question import template_tails, without_tail
 from attnpatch.methods.vision.vocabulary import GivenTokenizer, Vocabulary
 from attnpatch.patching.method import build_config
+from attnpatch.sandbox.vision.vocabulary import ASSISTANT, CHAT_TEMPLATE, ID, build_tokenizer
 from tests import zoo
 from tests.methods.vision.gift_cases import Tokenizer as FewWords
 from tests.tokens import byte_tokenizer
@@ -93,6 +95,17 @@ def test_a_template_for_text_alone_and_special_tokens():
     for end in ("<|answer|>", ""):
         question, content = pieces_of(word_pieces(CHATML), text + end)
         assert (question, content) == (QUESTION, ["▁red", "▁cir", "cle"])
+
+
+def test_special_tokens_are_no_question():
+    question, _ = pieces_of(word_pieces(None), "<image></s><|user|> is there a red circle?")
+    assert question == QUESTION
+
+
+def test_words_that_a_tokenizer_does_not_know_are_no_tail():
+    tokenizer = copy.deepcopy(build_tokenizer())
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert template_tails(tokenizer, tokenizer) == [[ID[ASSISTANT]], []]
 
 
 def test_a_template_that_takes_no_question_is_refused():

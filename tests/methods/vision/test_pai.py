@@ -69,12 +69,12 @@ def test_layers_before_the_first_one_are_left_alone():
         attnpatch.apply(zoo.build("llava"), "pai")
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_prompt_in_chunks_is_boosted_at_its_end_only(side):
+@pytest.mark.parametrize(("side", "cut"), [("left", 10), ("right", 10), ("right", 12)])
+def test_a_prompt_in_chunks_is_boosted_at_its_end_only(side, cut):
     model = zoo.build("llava")
     inputs, _ = batch("llava", side)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    cut, end = 10, ids.shape[1]
+    end = ids.shape[1]
     with torch.no_grad(), attnpatch.apply(model, "pai", **ALL_LAYERS) as patch:
         whole = model(**inputs).logits
         with patch.prompt(end):
