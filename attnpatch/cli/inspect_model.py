@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 from rich.text import Text
+from transformers import PreTrainedModel
 
 from attnpatch.bench.models import load_config, skeleton
 from attnpatch.cli.console import JsonFlag, TrustFlag, examples, show, show_json, user_errors
 from attnpatch.patching import AttnPatchError, Method, Site, inspect_model, method_names
+from attnpatch.patching.apply import introduce
 from attnpatch.patching.method import build_method
+from attnpatch.patching.sites import TextModel
 
 EXAMPLES = examples(
     "attnpatch inspect sandbox:text",
@@ -36,13 +39,14 @@ def inspect_command(
 ) -> None:
     """Show a model's attention layers, and which methods apply to them and why not. Needs no weights."""
     config = load_config(model, trust_remote_code=trust_remote_code)
-    text = inspect_model(skeleton(config, trust_remote_code=trust_remote_code))
+    tree = skeleton(config, trust_remote_code=trust_remote_code)
+    text = inspect_model(tree)
     sites = [asdict(site) for site in text.sites]
     skipped = [{"name": name, "reason": reason} for name, reason in text.skipped]
     if method:
-        verdicts = [_verdict(_build(given), given, text.sites) for given in method]
+        verdicts = [_verdict(_build(given), given, tree, text) for given in method]
     else:
-        verdicts = [_default_verdict(name, text.sites) for name in method_names()]
+        verdicts = [_default_verdict(name, tree, text) for name in method_names()]
     if json:
         facts = {"model": model, "class": text.model_class, "implementation": text.implementation}
         show_json({**facts, "layers": text.layers, "sites": sites, "skipped": skipped, "methods": verdicts})
@@ -51,19 +55,20 @@ def inspect_command(
     show(Text(heading, style="bold"), _site_table(text.sites, text.skipped), _method_table(verdicts, len(sites)))
 
 
-def _default_verdict(name: str, sites: tuple[Site, ...]) -> dict[str, Any]:
-    """A registered method at its defaults; one that has none is listed with what it asks for."""
+def _default_verdict(name: str, tree: PreTrainedModel, text: TextModel) -> dict[str, Any]:
+    """A registered method at its defaults; one that cannot run by them is listed with what it asks for."""
     try:
-        return _verdict(_build(name), name, sites)
+        return _verdict(_build(name), name, tree, text)
     except AttnPatchError as error:
-        return {"method": name, "layers": [], "refused": {str(error): [site.layer for site in sites]}}
+        return {"method": name, "layers": [], "refused": {str(error): [site.layer for site in text.sites]}}
 
 
-def _verdict(method: Method, label: str, sites: tuple[Site, ...]) -> dict[str, Any]:
+def _verdict(method: Method, label: str, tree: PreTrainedModel, text: TextModel) -> dict[str, Any]:
     """At which layers a method runs; refused layers by reason."""
+    introduce([method], tree, text)
     layers: list[int] = []
     refused: dict[str, list[int]] = {}
-    for site in sites:
+    for site in text.sites:
         reason = method.check(site)
         (layers if reason is None else refused.setdefault(reason, [])).append(site.layer)
     return {"method": label, "layers": layers, "refused": refused}

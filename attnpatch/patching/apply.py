@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnpatch.patching.errors import AttnPatchError, UnsupportedModelError
-from attnpatch.patching.images import image_host
+from attnpatch.patching.images import ImageHost, image_host
 from attnpatch.patching.install import INSTALLATION_KEY, Installation
 from attnpatch.patching.layers import LayerSpec, select_layers
 from attnpatch.patching.method import Method, build_method, method_class
@@ -53,11 +53,7 @@ def apply(
     built = _build(method, options)
     chosen = select_layers(layers, text.layers)
     installation = text.base.__dict__.get(INSTALLATION_KEY) or Installation(text)
-    asking = [method for method in built if method.needs_images]
-    if installation.host is None and asking:
-        installation.host = image_host(unwrap(model), text.base, text.skipped)
-    for method in asking:
-        method.meet(installation.host)
+    installation.host = introduce(built, model, text) or installation.host
     placed, skipped = _place(built, text, chosen)
     _refuse_second_key_replacer(placed, installation)
     reads = set().union(*(method.tower_reads for method in built))
@@ -73,6 +69,20 @@ def apply(
     patch = Patch(installation, text.model_class, placed, skipped)
     installation.add(patch)
     return patch
+
+
+def introduce(methods: list[Method], model: object, text: TextModel) -> ImageHost | None:
+    """Methods about images meet the vision-language model they go into, before their `check`; None if there is none.
+
+    Raises UnsupportedModelError or AttnPatchError where one of them cannot go into it, with the reason.
+    """
+    asking = [method for method in methods if method.needs_images]
+    if not asking:
+        return None
+    host = image_host(unwrap(model), text.base, text.skipped)
+    for method in asking:
+        method.meet(host)
+    return host
 
 
 def load(model: object, location: str | Path, *, layers: LayerSpec | None = None, **options: Any) -> Patch:
