@@ -43,7 +43,10 @@ def text_only(
     length = int(counts.max())
     # A stable sort puts what is left out to the left and keeps the order of the rest.
     order = keep.int().argsort(dim=1, stable=True)[:, keep.shape[1] - length :]
-    cut = {"attention_mask": (torch.arange(length, device=keep.device) >= length - counts[:, None]).long()}
+    padded = length - counts[:, None]
+    real = torch.arange(length, device=keep.device) >= padded
+    order = torch.where(real, order, order.gather(1, padded))  # padding with text: an image token would count as image
+    cut = {"attention_mask": real.long()}
     for name in PER_TOKEN:
         if given.get(name) is not None:
             values = given[name][rows]

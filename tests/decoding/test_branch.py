@@ -7,6 +7,7 @@ import torch
 
 import attnpatch
 from attnpatch import decoding
+from attnpatch.decoding.prompts import read_prompts
 from attnpatch.patching.beside import beside
 from tests import zoo
 from tests.decoding.cases import FAMILIES, FULL, STEPS, logits_along, text_of, written
@@ -98,6 +99,16 @@ def test_a_method_about_images_lets_the_branch_without_image_through(family):
         assert torch.allclose(torch.stack(out.scores, 1)[number], expected, atol=1e-4)
 
 
+def test_padding_of_the_branch_without_image_is_text():
+    together, rows = batch("llava")
+    cut = read_prompts(zoo.build("llava"), together).without_images()
+    assert not bool(cut["attention_mask"].all())
+    assert zoo.IMAGE not in cut["input_ids"]
+    for number, row in enumerate(rows):
+        kept = cut["input_ids"][number][cut["attention_mask"][number].bool()]
+        assert torch.equal(kept, text_of(row)["input_ids"][0])
+
+
 def test_other_methods_act_on_the_second_branch_as_on_any_prompt():
     model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
     with attnpatch.apply(model, "sliding", window=3, sink=0):
@@ -112,11 +123,9 @@ def test_other_methods_act_on_the_second_branch_as_on_any_prompt():
 @pytest.mark.parametrize("name", ["guidance", "vcd"])
 def test_seeds_of_the_first_branch_are_those_it_has_alone(name):
     model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
-    settings = {"window": 3, "rounds": 1} if "rounds" in attnpatch.methods()["stochastic"].Config.model_fields else {}
-    settings = settings or {"window": 3}
     found = []
     for companion in (None, name):
-        with attnpatch.apply(model, "stochastic", **settings):
+        with attnpatch.apply(model, "stochastic", window=3):
             runs = []
             for _ in range(3):
                 options = {**inputs, **STEPS, "max_new_tokens": 1, "min_new_tokens": 1, **FULL}
@@ -126,6 +135,22 @@ def test_seeds_of_the_first_branch_are_those_it_has_alone(name):
             found.append(torch.cat(runs))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0][0], found[0][1]), "all prompts drew the same, so this shows nothing"
+
+
+@pytest.mark.parametrize("name", ["guidance", "vcd"])
+def test_the_second_branch_has_the_number_of_the_first(name):
+    class Numbers(attnpatch.Method):
+        def attend(self, call, inner):
+            if call.layer == 0 and call.offset == 0:
+                numbers.append(call.forward.index)
+            return inner(call)
+
+    numbers: list[int] = []
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
+    with attnpatch.apply(model, Numbers()):
+        for _ in range(2):
+            decoding.generate(model, inputs, name, **STEPS)
+    assert numbers == [0, 0, 1, 1]
 
 
 def test_a_declared_prompt_is_the_first_branchs_alone():
