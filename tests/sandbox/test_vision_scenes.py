@@ -122,7 +122,7 @@ def test_at_most_one_object_of_a_scene_is_faint():
     drawn = scenes("anti", 200, split="dev")
     faint = [sum(thing.contrast < 0.35 for thing in scene.objects) for scene in drawn]
     assert set(faint) == {0, 1}
-    assert 0.65 < np.mean(faint) < 0.85
+    assert 0.4 < np.mean(faint) < 0.6
     clear = [" , ".join(f"a {t.colour} {t.shape}" for t in scene.objects if t.contrast > 0.35) for scene in drawn]
     result = chair(clear, drawn)
     assert result["clear_recall"] == 1.0 > result["recall"]
