@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 def row_scores(
     q_rows: torch.Tensor, k: torch.Tensor, *, scale: float | None = None, visible: torch.Tensor | None = None
@@ -18,9 +20,10 @@ def row_scores(
     batch, heads, rows, dim = q_rows.shape
     kv_heads, keys = k.shape[1:3]
     scale = dim**-0.5 if scale is None else scale
-    work = torch.promote_types(q_rows.dtype, torch.float32)
-    grouped = (q_rows.to(work) * scale).reshape(batch, kv_heads, heads // kv_heads * rows, dim)
-    scores = (grouped @ k.to(work).mT).view(batch, heads, rows, keys)
+    if q_rows.dtype in HALF:
+        q_rows, k = q_rows.float(), k.float()
+    grouped = (q_rows * scale).reshape(batch, kv_heads, heads // kv_heads * rows, dim)
+    scores = (grouped @ k.mT).view(batch, heads, rows, keys)
     if visible is not None:
         if visible.ndim >= 3 and visible.shape[-3] == kv_heads != heads:
             visible = visible.repeat_interleave(heads // kv_heads, -3)
@@ -61,4 +64,6 @@ def row_outputs(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     batch, heads, rows, keys = weights.shape
     kv_heads = v.shape[1]
     grouped = weights.reshape(batch, kv_heads, heads // kv_heads * rows, keys)
-    return (grouped @ v.to(weights.dtype)).reshape(batch, heads, rows, -1).to(v.dtype)
+    if v.dtype == weights.dtype:
+        return (grouped @ v).view(batch, heads, rows, -1)
+    return (grouped @ v.to(weights.dtype)).view(batch, heads, rows, -1).to(v.dtype)

@@ -29,12 +29,13 @@ class RowsAt:
     """Which query rows an edit is looking at.
 
     first: absolute index of the first one; key_first: absolute index of the first key; batch: numbers of the batch
-    rows, None for all of them.
+    rows, None for all of them; all_visible: no key is hidden from any of the rows.
     """
 
     first: int
     key_first: int = 0
     batch: tuple[int, ...] | None = None
+    all_visible: bool = False
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
         """`values` `[B, ...]` of the whole batch, for the batch rows at hand."""
@@ -91,10 +92,11 @@ def stock_with_edits(call: Call) -> Attended:
 
 def _lone_row(call: Call) -> torch.Tensor:
     """Output `[B, 1, H, Dv]` of a lone query row that is edited as a whole: a step of decoding, in few operations."""
-    visible, sinks = _visible(call, 0, 1, None), call.extra.get("s_aux")
-    keys = call.key.shape[2] if visible is None else visible.shape[-1]
-    values = kernels.row_scores(call.query, call.key[:, :, :keys], scale=call.scaling, visible=visible)
-    at = RowsAt(call.offset, call.key_offset)
+    visible, sinks, key, value = _visible(call, 0, 1, None), call.extra.get("s_aux"), call.key, call.value
+    if visible is not None:
+        key, value = key[:, :, : visible.shape[-1]], value[:, :, : visible.shape[-1]]
+    values = kernels.row_scores(call.query, key, scale=call.scaling, visible=visible)
+    at = RowsAt(call.offset, call.key_offset, all_visible=visible is None)
     for before_softmax in (True, False):
         if not before_softmax:
             plain = visible is None and sinks is None
@@ -102,7 +104,7 @@ def _lone_row(call: Call) -> torch.Tensor:
         for edit in reversed(call.edits):
             if edit.before_softmax is before_softmax:
                 values, _ = edit.change(values, at if edit.batch is None else replace(at, batch=edit.batch))
-    return kernels.row_outputs(values, call.value[:, :, :keys]).transpose(1, 2)
+    return kernels.row_outputs(values, value).transpose(1, 2)
 
 
 def with_edits(call: Call, attended: Attended, start: int, rule: kernels.Rule | None) -> Attended:

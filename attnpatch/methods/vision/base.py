@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attnpatch.patching.calls import Call
+    from attnpatch.patching.edits import RowsAt
     from attnpatch.patching.images import ImageHost, Images
     from attnpatch.patching.sites import Site
 
@@ -146,6 +147,7 @@ def layer_range(layers: tuple[int, int] | None, default: tuple[int, int], total:
     return range(max(first, 0), min(last, total - 1) + 1)
 
 
-def boost(scores: torch.Tensor, image: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """`scores` plus `by` where `image` (broadcastable); what is not visible (-inf) stays so."""
-    return torch.where(image & (scores > -torch.inf), scores + by, scores)
+def boost(scores: torch.Tensor, by: torch.Tensor, size: torch.Tensor, at: RowsAt) -> torch.Tensor:
+    """`scores` `[B, H, R, K]` plus `by` `[B, 1, 1, K]` times `size` `[B, H or 1, R, K]`; -inf (hidden) stays so."""
+    raised = torch.addcmul(scores, size, by)
+    return raised if at.all_visible else torch.where(scores == -torch.inf, scores, raised)

@@ -40,7 +40,9 @@ class Devils(RaisedImageScores):
     def check(self, site):
         return outside(site, self.config.layers, MIDDLE) or super().check(site)
 
-    def by(self, scores):
+    def size(self, scores, at):
+        if at.all_visible:
+            return scores.abs().mean(1, keepdim=True)
         seen = scores > -torch.inf
         sizes = scores.abs().masked_fill(~seen, 0).sum(1, keepdim=True)
-        return self.config.alpha * sizes / seen.sum(1, keepdim=True).clamp(min=1)
+        return sizes / seen.sum(1, keepdim=True).clamp(min=1)

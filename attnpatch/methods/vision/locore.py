@@ -82,6 +82,10 @@ def recent(weights: torch.Tensor, at: RowsAt, prompt: int, window: int) -> torch
     prompt: absolute index of the first generated token.
     """
     rows, keys = weights.shape[-2:]
+    if rows == 1:
+        near = weights.new_zeros(1, keys)
+        near[:, max(prompt, at.first - window) - at.key_first : at.first + 1 - at.key_first] = 1
+        return near
     row = torch.arange(at.first, at.first + rows, device=weights.device)[:, None]
     key = torch.arange(at.key_first, at.key_first + keys, device=weights.device)
     return ((key >= prompt) & (key <= row) & (row - key <= window)).to(weights.dtype)

@@ -34,5 +34,5 @@ class PAI(RaisedImageScores):
             return f"before the first layer that is changed ({self.config.first_layer})"
         return super().check(site)
 
-    def by(self, scores):
-        return self.config.alpha * scores.abs()
+    def size(self, scores, at):
+        return scores.abs()

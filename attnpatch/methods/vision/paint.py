@@ -120,14 +120,14 @@ class PAINT(VisionMethod):
             forward, images = call.forward, call.images
 
             def raised(scores: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-                factors, marked = self._columns(forward, images, at.key_first, scores.shape[-1])
-                return boost(scores, at.of(marked), at.of(factors) * scores.abs()), None
+                factors = self._columns(forward, images, at.key_first, scores.shape[-1])
+                return boost(scores, at.of(factors), scores.abs(), at), None
 
             call.edit(Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True))
         return inner(call)
 
-    def _columns(self, forward: Forward, images: Images, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factors of the keys first..first+count-1, `[B, 1 or H, 1, count]`, and where they are not 0; per forward."""
+    def _columns(self, forward: Forward, images: Images, first: int, count: int) -> torch.Tensor:
+        """Factors of the keys first..first+count-1, `[B, 1 or H, 1, count]`, 0 where none is raised; per forward."""
         memo = (id(self), "factors", first, count)
         if memo not in forward.memo:
             known = self._factors(forward)
@@ -140,7 +140,7 @@ class PAINT(VisionMethod):
             part = torch.nn.functional.pad(part, (0, count - part.shape[1]))[:, None, None]
             if self.config.head_scale is not None:
                 part = part * torch.tensor(self.config.head_scale, device=part.device).view(1, -1, 1, 1)
-            forward.memo[memo] = part, part > 0
+            forward.memo[memo] = part
         return forward.memo[memo]
 
     def _factors(self, forward: Forward) -> torch.Tensor:

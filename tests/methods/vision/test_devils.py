@@ -9,6 +9,7 @@ import attnpatch
 from attnpatch.methods.vision.depth import at_depth
 from attnpatch.methods.vision.devils import MIDDLE, Devils
 from attnpatch.methods.vision.pai import PAI
+from attnpatch.patching.edits import RowsAt
 from tests import zoo
 from tests.methods.vision.agreement import agrees_with_dense, attentions, last_rows, mixed_batch_equals_each_alone
 from tests.methods.vision.dense import Dense
@@ -46,14 +47,16 @@ def test_without_a_boost_it_is_the_stock_model():
 def test_with_a_single_head_it_is_pai():
     scores = torch.randn(2, 1, 3, 5)
     scores[0, 0, :2, 4] = -torch.inf
-    mine, theirs = Devils(alpha=0.3).by(scores), PAI(alpha=0.3).by(scores)
     seen = scores.isfinite()
-    assert torch.equal(mine[seen], theirs[seen])
+    for at in (RowsAt(0), RowsAt(0, all_visible=True)):
+        mine, theirs = Devils().size(scores, at), PAI().size(scores, at)
+        assert torch.equal(mine[seen], theirs[seen])
 
 
 def test_heads_share_the_mean_of_those_that_see_the_token():
     scores = torch.tensor([-1.0, 3.0, -torch.inf]).view(1, 3, 1, 1)
-    assert Devils(alpha=0.5).by(scores).tolist() == [[[[1.0]]]]
+    assert Devils().size(scores, RowsAt(0)).tolist() == [[[[2.0]]]]
+    assert Devils().size(scores[:, :2], RowsAt(0, all_visible=True)).tolist() == [[[[2.0]]]]
 
 
 def test_only_image_columns_of_the_last_row_change():

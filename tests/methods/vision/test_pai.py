@@ -7,6 +7,7 @@ import torch
 
 import attnpatch
 from attnpatch.methods.vision.base import boost
+from attnpatch.patching.edits import RowsAt
 from tests import zoo
 from tests.methods.vision.agreement import agrees_with_dense, attentions, last_rows, mixed_batch_equals_each_alone
 from tests.methods.vision.dense import Dense
@@ -43,9 +44,13 @@ def test_without_a_boost_it_is_the_stock_model():
 
 
 def test_scores_of_either_sign_rise_and_an_unseen_image_token_stays_unseen():
-    scores = torch.tensor([-1.0, 1.0, -torch.inf, 2.0])
-    image = torch.tensor([True, True, True, False])
-    assert torch.allclose(boost(scores, image, 0.2 * scores.abs()), torch.tensor([-0.8, 1.2, -torch.inf, 2.0]))
+    scores, by = torch.tensor([-1.0, 1.0, -torch.inf, 2.0]), torch.tensor([0.2, 0.2, 0.2, 0.0])
+    expected = torch.tensor([-0.8, 1.2, -torch.inf, 2.0])
+    assert torch.allclose(boost(scores, by, scores.abs(), RowsAt(0)), expected)
+    seen = scores.isfinite()
+    assert torch.allclose(
+        boost(scores[seen], by[seen], scores[seen].abs(), RowsAt(0, all_visible=True)), expected[seen]
+    )
 
 
 def test_only_image_columns_of_the_last_row_change():
