@@ -155,7 +155,7 @@ class Installation:
             return None
         if self.tower is not None:
             self.tower.forget()
-        given = {**dict(zip(self.host.arguments, args, strict=False)), **kwargs}
+        given = {**dict(zip(self.host.arguments, args, strict=False)), **kwargs} if args else kwargs
         return args, {**kwargs, SEEN_KEY: look(self.host, given)}
 
     def _begin(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -163,14 +163,20 @@ class Installation:
         if module.config._attn_implementation_internal != self.name:
             self._warn_switched_off(module.config._attn_implementation_internal)
             return None
-        # A graph may read nothing that changes from call to call.
-        in_graph = torch.compiler.is_compiling() and self.traceable
-        forward = Forward() if in_graph else self._open(args, kwargs, seen, aside)
+        if not torch.compiler.is_compiling():
+            forward = self._open(args, kwargs, seen, aside)
+        elif self.traceable:
+            forward = Forward()  # a graph may read nothing that changes from call to call
+        else:
+            forward = self._open_untraced(args, kwargs, seen, aside)
         return args, {**kwargs, FORWARD_KEY: forward}
 
     @torch.compiler.disable
+    def _open_untraced(self, *given: Any) -> Forward:
+        return self._open(*given)
+
     def _open(self, args: tuple, kwargs: dict, seen: Seen | None, aside: Aside | None) -> Forward:
-        given = {**dict(zip(self.argument_names, args, strict=False)), **kwargs}
+        given = {**dict(zip(self.argument_names, args, strict=False)), **kwargs} if args else kwargs
         tokens = given.get("input_ids")
         if tokens is None:
             tokens = given.get("inputs_embeds")
