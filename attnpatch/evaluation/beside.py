@@ -24,7 +24,10 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Beside:
-    """A published number and ours. ours, difference: None unless all `tasks` of the score ran (`measured` did)."""
+    """A published number and ours. ours, difference: None unless all `tasks` of the score ran (`measured` did).
+
+    scores: the tasks, each with the metric that counts. scale: what our scores are multiplied by to compare.
+    """
 
     name: str
     method: str
@@ -38,6 +41,8 @@ class Beside:
     source: str
     tag: str
     note: str
+    scores: tuple[tuple[str, str], ...]
+    scale: float
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,6 +77,8 @@ def _line(rows: Sequence[Row], entry: Reported, method: str, length: int | None,
         source=entry.source,
         tag=entry.tag,
         note=entry.note,
+        scores=tuple(wanted),
+        scale=entry.scale,
     )
 
 
@@ -105,7 +112,8 @@ def sources(lines: Sequence[Beside]) -> list[str]:
 def to_csv(lines: Sequence[Beside]) -> str:
     """One line per published number."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [column.name for column in fields(Beside)], lineterminator="\n")
+    names = [column.name for column in fields(Beside) if column.name not in ("scores", "scale")]
+    writer = csv.DictWriter(out, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(line.to_dict() for line in lines)
     return out.getvalue()

@@ -9,6 +9,7 @@ from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, without_nan
 from attnpatch.evaluation.page import facts, lines
 from attnpatch.evaluation.page.depth import depth_grids
 from attnpatch.evaluation.page.documents import Documents
+from attnpatch.evaluation.page.published import published
 from attnpatch.evaluation.tables import notes
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def page_data(results: Results, folder: Path | None = None) -> dict[str, Any]:
             "counts": {status: results.count(status) for status in (OK, SKIPPED, ERROR)},
             "columns": shown,
             "lines": filled,
+            "published": published(results.beside, keys, columns, shown),
             "depth": depth_grids(results, keys),
             "documents": documents,
             "facts": facts.facts(results),

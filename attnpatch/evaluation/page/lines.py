@@ -138,6 +138,7 @@ def _add_mean(columns: list[dict[str, Any]], lines: list[dict[str, Any]], title:
             "chance": None,
             "about": f"plain mean over {names}; no interval",
             "detail": False,
+            "over": [columns[index]["task"] for index in counted],
         },
     )
 

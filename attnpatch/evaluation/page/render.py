@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 # In this order they make up one script.
-SCRIPTS = ("dom", "format", "scales", "plot", "filters", "table", "charts", "depth", "documents", "facts", "main")
+SCRIPTS = (
+    "dom", "format", "scales", "plot", "filters", "published", "table", "charts", "depth", "documents", "facts",
+    "main",
+)  # fmt: skip
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 

@@ -9,6 +9,21 @@ from attnpatch.evaluation import Results
 
 IDS = [str(i) for i in range(12)]
 MODEL = {"id": "some/model", "revision": "abc123", "fingerprint": "f" * 64, "dtype": "float32"}
+PUBLISHED = [
+    {
+        "name": "needles", "model": "some/model", "scores": {"needle": "accuracy"}, "lengths": [64, 128],
+        "values": {"stock": [99.5, 98], "good @16": [80, 79], "other": [1, 2]}, "scale": 100, "source": "Table 1",
+        "tag": "paper", "note": "Other prompts.",
+    },
+    {
+        "name": "both", "model": "some/model", "scores": {"needle": "accuracy", "copy": "accuracy"}, "lengths": [64],
+        "values": {"bad @16": [30]}, "scale": 100, "source": "Figure 2", "tag": "secondary",
+    },
+    {
+        "name": "more", "model": "some/model", "scores": {"needle": "accuracy", "chain": "accuracy"}, "lengths": [64],
+        "values": {"stock": [5]}, "source": "Figure 3", "tag": "paper",
+    },
+]  # fmt: skip
 DEPTHS = [0.0, 0.5, 1.0]
 
 
@@ -82,7 +97,13 @@ def made_up(**names) -> Results:
         {
             "command": names.get("command", "attnpatch-eval run"),
             "model": MODEL | {"id": names.get("model", "some/model")},
-            "suite": {"name": "own", "description": "made up", "budgets": ["length/8", "length/4"], "seeds": [0, 1]},
+            "suite": {
+                "name": "own",
+                "description": "made up",
+                "budgets": ["length/8", "length/4"],
+                "seeds": [0, 1],
+                "reported": names.get("reported", []),
+            },
             "versions": {"torch": "2"},
             "unpatched": names.get("unpatched", True),
         },

@@ -8,7 +8,7 @@ import pytest
 
 from attnpatch.evaluation import Results
 from attnpatch.evaluation.page import write_page
-from tests.evaluation.page.made_up import made_up, write_samples
+from tests.evaluation.page.made_up import PUBLISHED, made_up, write_samples
 from tests.evaluation.page.test_render import HOSTILE, hostile
 
 ROWS = "#scores-table tbody th"
@@ -57,6 +57,25 @@ def test_everything_is_drawn(opened):
     assert not opened.evaluate(
         "document.body.innerHTML.includes('NaN') || document.body.innerText.includes('undefined')"
     )
+
+
+def test_published_numbers_beside_ours(browser, page, tmp_path):
+    hidden = "getComputedStyle(document.querySelector('#published')).display"
+    browser.open(page)
+    assert browser.evaluate(hidden) == "none"
+    browser.open(write_page(made_up(reported=PUBLISHED), tmp_path))
+    assert browser.evaluate(hidden) == "block"
+    assert column(browser, "needle")[:4] == ["1.00published 0.995", "0.50*", "0.00*", "0.75published 0.8"]
+    titles = browser.evaluate("[...document.querySelectorAll('small.published')].map((one) => one.title)")
+    assert titles[1] == (
+        "needles: 80.00 published for good @16, ours 75.00, difference −5.00; Table 1 [paper]. Other prompts."
+    )
+    tables = browser.texts("#published caption, #published tbody th, #published tbody td, #published .note")
+    assert tables[1:8] == ["needles", "stock", "64", "99.50", "100.00", "+0.50", "12"]
+    assert tables[-7:] == ["stock", "64", "5.00", "- (1/2 tasks)", "-", "12", "Figure 3 [paper]"]
+    assert browser.errors == []
+    browser.choose("#show", "delta")
+    assert not browser.texts("small.published")
 
 
 def test_front_is_marked(opened):

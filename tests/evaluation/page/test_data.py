@@ -11,7 +11,7 @@ from attnpatch.evaluation import Results
 from attnpatch.evaluation.page import documents as documents_module
 from attnpatch.evaluation.page import page_data
 from attnpatch.evaluation.page.front import pareto
-from tests.evaluation.page.made_up import cell, hits, made_up, write_samples
+from tests.evaluation.page.made_up import PUBLISHED, cell, hits, made_up, write_samples
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,40 @@ def test_facts(data):
     assert data["problems"] == ["error: out of memory (less)"]
     assert {"name": "good @8, 64 tokens", "tasks": [], "config": '{"window": 8}'} in data["configs"]
     assert "UNPATCH FAILED" in dict(page_data(made_up(unpatched=False))["facts"])["removal"]
+
+
+def test_published_numbers_stand_beside_the_score_they_mean():
+    data = page_data(made_up(reported=PUBLISHED))
+    numbers = {(one["name"], one["method"], one["length"]): one for one in data["published"]["numbers"]}
+    for (name, method, length), one in numbers.items():
+        if name != "more" and method != "other":
+            shown, title = data["lines"][one["line"]], data["columns"][one["column"]]["title"]
+            assert (shown["name"], shown["length"]) == (method, length)
+            assert title == {"needles": "needle", "both": "mean of 2"}[name]
+    good = numbers["needles", "good @16", 128]
+    assert (good["reported"], good["value"], good["ours"], good["difference"]) == pytest.approx((79, 0.79, 50, -29))
+    assert (good["source"], good["tag"], good["note"]) == ("Table 1", "paper", "Other prompts.")
+    assert (numbers["needles", "other", 64]["line"], numbers["needles", "other", 64]["ours"]) == (None, None)
+    assert (numbers["more", "stock", 64]["column"], numbers["more", "stock", 64]["measured"]) == (None, 1)
+    assert data["published"]["note"].startswith("Reported numbers stand as their source prints them")
+    assert page_data(made_up())["published"] == {"note": "", "numbers": []}
+
+
+def test_rulers_published_mean_stands_beside_ours():
+    from attnpatch.evaluation.ruler.specs import RULER_TASKS
+
+    cells = [
+        cell("stock", None, name, 64, [0.5] * 3, keys=32.0, metric=f"string_match_{spec.match}")
+        for name, spec in RULER_TASKS.items()
+    ]
+    entry = PUBLISHED[0] | {"scores": {"ruler": "mean"}, "lengths": [64], "values": {"stock": [90]}, "scale": 1}
+    data = page_data(Results(cells, {"model": {"id": "some/model"}, "suite": {"reported": [entry]}}))
+    (number,) = data["published"]["numbers"]
+    assert (data["columns"][number["column"]]["title"], number["line"], number["ours"]) == (
+        "RULER",
+        0,
+        pytest.approx(50),
+    )
 
 
 def test_nothing_measured():

@@ -13,7 +13,7 @@ import pytest
 from attnpatch.evaluation import Results
 from attnpatch.evaluation.page import PAGE, page_data, page_html, write_page
 from attnpatch.evaluation.page.render import SCRIPTS, embedded
-from tests.evaluation.page.made_up import made_up, write_samples
+from tests.evaluation.page.made_up import PUBLISHED, made_up, write_samples
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1"><!--{{script}}&lt;\u2028\''
@@ -26,6 +26,8 @@ def hostile(folder) -> Results:
         one["documents"] = [f"{HOSTILE}{name}" for name in one["documents"]]
         one["key"] = str(abs(hash(one["key"])))
     results.run["suite"]["description"] = HOSTILE
+    told = dict.fromkeys(("name", "source", "note"), HOSTILE)
+    results.run["suite"]["reported"] = [PUBLISHED[0] | told | {"model": HOSTILE, "scores": {"copy": "accuracy"}}]
     write_samples(folder, results, HOSTILE)
     return results
 

@@ -25,5 +25,6 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
 methods.forEach(styleOf); // a method has its colour whatever is drawn first
 drawHead();
 draw();
+drawPublished();
 drawDocuments();
 drawFacts();

@@ -37,18 +37,19 @@ function scoreColumn(index) {
     about: `${column.about ?? column.task}; ${column.metric}${column.lower ? ", lower is better" : ""}${chance}`,
     low: column.lower === true,
     value: (line) => line.scores[index]?.[$("show").value === "delta" ? "delta" : "value"],
-    cell: (line) => scoreCell(line, column, line.scores[index]),
+    cell: (line) => scoreCell(line, column, line.scores[index], index),
   };
 }
 
-function scoreCell(line, column, score) {
+function scoreCell(line, column, score, index) {
   if (!score) return el("td", {}, "-");
   const delta = $("show").value === "delta", text = delta ? signed : scoreText;
   const [value, low, high] = delta ? [score.delta, score.delta_low, score.delta_high] : [score.value, score.low, score.high];
   return el("td", { title: scoreTitle(line, column, score), class: score.best ? "best" : null },
     text(value),
     score.star && el("abbr", { class: "star", title: "differs from stock" }, "*"),
-    $("show").value !== "value" && isNumber(low) && el("small", {}, rangeText(low, high, text)));
+    $("show").value !== "value" && isNumber(low) && el("small", {}, rangeText(low, high, text)),
+    !delta && publishedBeside(data.lines.indexOf(line), index));
 }
 
 function sorted(lines, columns) {
@@ -98,9 +99,12 @@ function drawTable(view) {
 
 function tableNote(view) {
   const few = view.columns.filter((c) => view.lines.some((i) => data.lines[i].scores[c]?.small));
+  const delta = $("show").value === "delta";
+  const numbers = view.lines.flatMap((i) => view.columns.flatMap((c) => published.get(`${i} ${c}`) ?? []));
   const passing = view.lines.some((i) => data.lines[i].in_passing && isNumber(data.lines[i].prefill));
   return [
     "* differs from stock: the 95 % interval of the paired difference excludes 0. Bold: better than every other method at its budget by such intervals.",
+    !delta && numbers.length && " Published: what others reported for this model and method, see Published numbers.",
     few.length && ` Fewer than 30 documents (n small): ${few.map((c) => data.columns[c].title).join(", ")}.`,
     passing && " Tokens per second were noted in passing, not measured in turns: compare them with care.",
   ];
