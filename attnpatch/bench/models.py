@@ -46,7 +46,9 @@ def _locate(name: str) -> str:
             )
         return str(folder)
     if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise AttnPatchError(f"model {name!r}: no such folder. Give a folder, a Hub id or 'sandbox:text'.")
+        raise AttnPatchError(
+            f"model {name!r}: no such folder. Give a folder, a Hub id, sandbox:text or sandbox:vision."
+        )
     return name
 
 

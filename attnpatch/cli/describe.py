@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from attnpatch.patching.configured import Configured
@@ -100,16 +102,21 @@ def examples(method: type[Method]) -> dict[str, str]:
 
 
 def example_options(described: type[Configured]) -> tuple[str, str]:
-    """Options for an example, as arguments of a Python call and with the name as one types it in a shell."""
+    """Options for an example, as arguments of a Python call and with the name as one types it in a shell.
+
+    Quoted where a shell would read the brackets of a list as a pattern of file names.
+    """
     defaults = {option["name"]: option["default"] for option in options(described) if option["default"] is not None}
     chosen = described.example_options or dict(list(defaults.items())[:EXAMPLE_OPTIONS])
     python = "".join(f", {name}={value!r}" for name, value in chosen.items())
     shell = ",".join(f"{name}={as_text(value)}" for name, value in chosen.items())
-    return python, f"{described.name}:{shell}" if shell else described.name
+    return python, shlex.quote(f"{described.name}:{shell}" if shell else described.name)
 
 
 def as_text(value: Any) -> str:
-    """A default as one types it in a shell."""
+    """A value as one types it on a command line."""
+    if isinstance(value, (list, tuple)):
+        return json.dumps(value, separators=(",", ":"))
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 

@@ -67,7 +67,7 @@ def run(
     suite: Annotated[
         str | None, typer.Option(help="A suite by name or .yaml path; options below override it.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder, or sandbox:text.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, sandbox:text or sandbox:vision.")] = None,
     methods: Annotated[
         list[str] | None, typer.Option(help="Methods: NAME or NAME:option=value,option=value.", metavar="METHOD...")
     ] = None,

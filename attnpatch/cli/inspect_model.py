@@ -28,7 +28,9 @@ EXAMPLES = examples(
 def inspect_command(
     model: Annotated[
         str,
-        typer.Argument(help="A Hub id, a local folder or sandbox:text; only its config is read.", show_default=False),
+        typer.Argument(
+            help="A Hub id, a folder, sandbox:text or sandbox:vision; only its config is read.", show_default=False
+        ),
     ],
     method: Annotated[
         list[str] | None,

@@ -26,7 +26,8 @@ def show_method(
     if json:
         show_json(described)
         return
-    show(_facts(described), _options(described), _usage(described))
+    show(_facts(described), _options(described))
+    typer.echo(_usage(described))  # whole lines, however narrow the terminal, so that they can be copied
 
 
 def _described(name: str) -> dict[str, Any]:
@@ -63,5 +64,5 @@ def _options(described: dict[str, Any]) -> Table | Text:
     return table
 
 
-def _usage(described: dict[str, Any]) -> Text:
-    return Text("\n".join(f"{what + ':':<10}{line}" for what, line in described["examples"].items()))
+def _usage(described: dict[str, Any]) -> str:
+    return "\n".join(f"{what + ':':<10}{line}" for what, line in described["examples"].items())

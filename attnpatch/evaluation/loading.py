@@ -23,6 +23,7 @@ from attnpatch.evaluation.processors import is_processor, load_processor, takes_
 from attnpatch.patching.errors import did_you_mean
 
 SANDBOX = "sandbox:"
+PACKAGED = " or ".join(SANDBOX + name for name in sandbox.MODELS)
 DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -196,10 +197,10 @@ def _locate(model: str) -> Path | str:
         return folder
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     if looks_like_path:
-        raise LoadingError(f"model folder {model!r} does not exist. Give a folder, a Hub id or sandbox:text.")
+        raise LoadingError(f"model folder {model!r} does not exist. Give a folder, a Hub id or {PACKAGED}.")
     if "/" not in model:
         hint = did_you_mean(model, [SANDBOX + name for name in sandbox.MODELS])
-        raise LoadingError(f"model {model!r} is neither a folder nor a Hub id (owner/name) nor sandbox:text.{hint}")
+        raise LoadingError(f"model {model!r} is neither a folder nor a Hub id (owner/name) nor {PACKAGED}.{hint}")
     return model
 
 

@@ -16,6 +16,7 @@ from attnpatch.patching.errors import did_you_mean
 from attnpatch.patching.method import Method, build_config, method_class, method_names
 
 _SLICE = re.compile(r"-?\d*:-?\d*(:-?\d*)?")  # of layers
+_BETWEEN = re.compile(r"[,;](?![^\[\]]*\])")  # options: not the commas of a list
 MATCHED = "window"  # the option that is searched for a budget
 KEYS = ("name", "options", "label", "match", "per_task", "per_model", "recipe", "companion")  # of a method in a suite
 PER_MODEL = ("options", "recipe")  # of a model in its per_model
@@ -169,21 +170,25 @@ def _check_keys(given: Mapping, allowed: tuple[str, ...], where: str) -> None:
 
 
 def from_text(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of `sliding:window=256,sink=4`, not yet checked.
+    """Name and options of `sliding:window=256,sink=4` or `icd:prefix_ids=[11,12]`, not yet checked.
 
     Raises:
-        UsageError: an option without a value.
+        UsageError: an option without a value, or a value that cannot be read.
     """
     import yaml
 
     name, _, rest = text.strip().partition(":")
     options: dict[str, Any] = {}
-    for part in filter(None, (p.strip() for p in rest.replace(";", ",").split(","))):
+    for part in filter(None, (p.strip() for p in _BETWEEN.split(rest))):
         key, equals, value = part.partition("=")
         if not equals or not key:
             raise UsageError(f"cannot read {part!r} in method {text!r}; write for example sliding:window=256,sink=4.")
-        # YAML takes 12:23 for a number to the base of 60, and 2: for a mapping.
-        options[key.strip()] = value if _SLICE.fullmatch(value) else yaml.safe_load(value)
+        try:  # YAML takes 12:23 for a number to the base of 60, and 2: for a mapping
+            options[key.strip()] = value if _SLICE.fullmatch(value) else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"cannot read {part!r} in method {text!r}; write a list in brackets, such as var:dims=[30,31]."
+            ) from error
     return name, options
 
 

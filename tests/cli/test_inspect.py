@@ -84,6 +84,11 @@ def test_sandbox_and_chosen_methods(attnpatch, small_sandbox):
     assert [verdict["method"] for verdict in json.loads(result.stdout)["methods"]] == ["sliding:window=64", "stock"]
 
 
+def test_a_method_about_images(attnpatch):
+    shown = json.loads(attnpatch("inspect", "sandbox:vision", "-m", "vhr", "-m", "pai:first_layer=3", "--json").stdout)
+    assert [verdict["layers"] for verdict in shown["methods"]] == [[1, 2, 3], [3]]
+
+
 def test_nothing_is_left_on_the_meta_device(attnpatch, saved):
     attnpatch("inspect", saved("llama"))
     assert torch.empty(1).device.type == "cpu"
@@ -102,7 +107,7 @@ def test_unknown_things(attnpatch, small_sandbox):
 
 
 def test_models_that_are_not_there(attnpatch, tmp_path):
-    refused(attnpatch("inspect", tmp_path / "nothing"), "no such folder")
+    refused(attnpatch("inspect", tmp_path / "nothing"), "no such folder", "sandbox:text", "sandbox:vision")
     refused(attnpatch("inspect", tmp_path), "no config.json")
     (tmp_path / "config.json").write_text("{ not json")
     refused(attnpatch("inspect", tmp_path / "config.json"), "is a file")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Literal
 
 import pytest
 from pydantic import Field
+from typer.testing import CliRunner
 
 import attnpatch as library
+from attnpatch.cli import eval as evaluation
+from attnpatch.cli import main
 from attnpatch.cli.describe import describe
 from attnpatch.patching.method import _registry
 from tests.zoo import build, image_prompt
@@ -100,13 +104,54 @@ def test_describe_reads_any_config():
     assert described["examples"]["bench"].endswith("odd:share=0.5,mode=only")
 
 
-def test_python_examples_run(attnpatch):
-    for name, method in library.methods().items():
-        model = build("llava" if method.needs_images else "llama")
-        example = json.loads(attnpatch("show", name, "--json").stdout)["examples"]["python"]
-        scope = {"attnpatch": library, "model": model}
-        exec(example, scope)
+@pytest.fixture(scope="module")
+def packaged():
+    """The models that the examples are for: `sandbox:text` and, for methods about images, `sandbox:vision`."""
+    return {name: library.sandbox.load(name)[0] for name in library.sandbox.MODELS}
+
+
+@pytest.mark.parametrize("name", library.methods())
+def test_python_examples_run(name, packaged):
+    method = library.methods()[name]
+    model = packaged["vision" if method.needs_images else "text"]
+    scope = {"attnpatch": library, "model": model}
+    exec(describe(method)["examples"]["python"], scope)
+    try:
         assert scope["patch"].active
+        assert scope["patch"].site_names  # an example that changes no layer shows nothing
+    finally:
+        scope["patch"].remove()
+
+
+# Words that keep a run short: here the lines have to be understood, and to fit the model that they name.
+SHORT = {"evaluate": ["--dry-run"], "bench": ["--lengths", "256", "--layers", "1", "--repeats", "1"]}
+
+
+@pytest.mark.parametrize("name", [*library.methods(), *library.decoding.NAMES])
+def test_shell_examples_run(name, attnpatch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a picture is written to where the command runs
+    monkeypatch.setattr("attnpatch.cli.console.PIPED_WIDTH", 60)
+    lines = json.loads(attnpatch("show", name, "--json").stdout)["examples"]
+    shown = attnpatch("show", name).stdout
+    del lines["python"]
+    assert lines
+    for what, line in lines.items():
+        assert line in shown  # not wrapped
+        program, *words = shlex.split(line)
+        app = {"attnpatch": main.app, "attnpatch-eval": evaluation.app}[program]
+        result = CliRunner().invoke(app, [*words, *SHORT.get(what, [])])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_lists_in_shell_examples_are_quoted():
+    class Options(library.Config):
+        heads: list[int] = Field([0, 1], description="which heads")
+
+    class Odd(library.Method):
+        name = "odd"
+        Config = Options
+
+    assert describe(Odd)["examples"]["evaluate"] == "attnpatch-eval run --methods 'odd:heads=[0,1]'"
 
 
 def test_a_users_own_method_is_listed(attnpatch):

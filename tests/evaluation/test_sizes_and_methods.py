@@ -41,6 +41,11 @@ def test_method_text():
     assert parse_method("stochastic:circular=false,budget=slots").config(length=64)["circular"] is False
 
 
+def test_lists_in_method_text():
+    assert parse_method("var:dims=[30, 31],layers=[1,2]").options == {"dims": [30, 31], "layers": [1, 2]}
+    assert parse_method("icd:alpha=0.5;prefix_ids=[11]").companion.options == {"alpha": 0.5, "prefix_ids": [11]}
+
+
 def test_window_is_matched_only_where_it_is_free():
     assert parse_method("devils:layers=5:18").config(length=64)["layers"] == "5:18"
     assert parse_method("devils:layers=2:").config(length=64)["layers"] == "2:"
@@ -67,6 +72,7 @@ def test_seeds_only_for_methods_that_draw():
         ("sliding:windw=3", "Did you mean 'window'"),
         ("sliding:window=0", "window=0"),
         ("sliding:window", "cannot read 'window'"),
+        ("var:dims=[30,31", r"cannot read 'dims=\[30'.*a list in brackets"),
         (7, "method 7 is not known"),
         ({"name": "sliding", "option": {}}, "unknown key"),
         ({"name": "stock", "match": "window"}, "no option 'window'"),

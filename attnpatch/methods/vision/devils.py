@@ -35,6 +35,7 @@ class Devils(RaisedImageScores):
     paper = "Devils in Middle Layers of Large Vision-Language Models, CVPR 2025, arXiv 2411.16724"
     limits = "the layers are LLaVA-1.5's; on a model of another depth they are the same share of it, not measured"
     neutral_options = {"alpha": 0.0}
+    example_options = {"alpha": 0.5, "layers": "1:3"}
     small_options = ({}, {"alpha": 1.0, "layers": (0, 1)})
 
     def check(self, site):

@@ -86,7 +86,7 @@ class GIFT(VisionMethod):
         "ones; the stop words are English"
     )
     neutral_options = {"alpha": 0.0}
-    example_options = {"saliency_layer": 1, "layers": 2}
+    example_options = {"saliency_layer": 2, "layers": "3:"}
     small_options = (  # untrained weights look at everything alike, so that nothing is salient: beta acts there
         {"alpha": 3.0, "beta": 3.0, "saliency_layer": 0, "layers": (1,), "content": "all"},
         {"alpha": 3.0, "beta": 3.0, "saliency_layer": 1, "layers": (0, 1), "content": "all"},

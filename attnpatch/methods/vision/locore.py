@@ -50,6 +50,7 @@ class LocoRE(VisionMethod):
     neutral = "beta = 0"
     limits = "its code is unreleased and its numbers were not reproduced elsewhere; window and layers are chosen here"
     neutral_options = {"beta": 0.0}
+    example_options = {"beta": 0.15, "layers": "1:"}
     small_options = ({"beta": 0.5}, {"beta": 1.0, "window": 1, "layers": (0, 1)})
 
     def check(self, site):

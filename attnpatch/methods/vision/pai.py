@@ -27,6 +27,7 @@ class PAI(RaisedImageScores):
     paper = "Paying More Attention to Image, ECCV 2024, arXiv 2407.21771"
     limits = "the same boost for every image token and head; guidance of the logits is a companion of its own"
     neutral_options = {"alpha": 0.0, "first_layer": 0}
+    example_options = {"alpha": 0.2, "first_layer": 2}
     small_options = ({"alpha": 0.5, "first_layer": 0},)
 
     def check(self, site):

@@ -74,6 +74,7 @@ class PAINT(VisionMethod):
         "are partly ignored there; nobody has reproduced them, and answers lengthen where hallucination falls"
     )
     neutral_options = {"alpha": 0.0, "beta": 0.0, "layers": "0:", "no_cls": "received"}
+    example_options = {"alpha": 0.7, "beta": 0.3}
     small_options = (
         {"layers": "0:", "no_cls": "received"},
         {"layers": (0,), "no_cls": "received", "top_ratio": 0.5, "spatial_ratio": 0.6, "alpha": 1.0},

@@ -115,6 +115,7 @@ class VAR(VisionMethod):
     neutral = "p = 0, or rho > 1, or no image token is a sink"
     limits = "tokens that are generated are not tested for being sinks; p is not given in the paper, 0.4 is its code's"
     neutral_options = {"p": 0.0, "layers": "all"}
+    example_options = {"dims": [30], "tau": 1.5, "layers": "1:"}
     small_options = (
         {"dims": (30, 31), "tau": 1.0, "layers": "all", "rho": 0.0, "summ": 0.0, "p": 0.6},
         {"dims": (30, 31), "tau": 1.0, "layers": "all", "rho": 0.0, "summ": 0.0, "rows": "last", "gate": "layer"},

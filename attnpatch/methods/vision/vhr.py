@@ -76,6 +76,7 @@ class VHR(VisionMethod):
         "(CHAIR, LLaVA-1.5-7B) are not reproduced here, and nobody else's are known"
     )
     neutral_options = {"alpha": 1.0}
+    example_options = {"alpha": 1.5, "layers": "2:"}
     small_options = ({}, {"layers": (0, 1), "rows": "last", "reinforce_text": False}, {"layers": (0, 1)})
     reads_whole_prompt = True
 
