@@ -34,6 +34,10 @@ class Devils(RaisedImageScores):
     summary = "raises the scores of image tokens in the middle layers by their mean size over all heads"
     paper = "Devils in Middle Layers of Large Vision-Language Models, CVPR 2025, arXiv 2411.16724"
     limits = "the layers are LLaVA-1.5's; on a model of another depth they are the same share of it, not measured"
+    evidence = (
+        "agrees with the formula written out on every family with image tokens; the authors' CHAIR numbers are not "
+        "reproduced here, and nobody else's are known"
+    )
     neutral_options = {"alpha": 0.0}
     example_options = {"alpha": 0.5, "layers": "1:3"}
     small_options = ({}, {"alpha": 1.0, "layers": (0, 1)})

@@ -49,6 +49,10 @@ class LocoRE(VisionMethod):
     paper = "Hallucination Begins Where Saliency Drops, ICLR 2026, arXiv 2601.20279"
     neutral = "beta = 0"
     limits = "its code is unreleased and its numbers were not reproduced elsewhere; window and layers are chosen here"
+    evidence = (
+        "agrees with the formula written out on every family with image tokens. The authors' code is not public, and "
+        "an independent rerun found CHAIR and POPE unchanged at the paper's beta, as we do on the sandbox model"
+    )
     neutral_options = {"beta": 0.0}
     example_options = {"beta": 0.15, "layers": "1:"}
     small_options = ({"beta": 0.5}, {"beta": 1.0, "window": 1, "layers": (0, 1)})
