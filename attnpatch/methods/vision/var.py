@@ -116,8 +116,8 @@ class VAR(VisionMethod):
     limits = "tokens that are generated are not tested for being sinks; p is not given in the paper, 0.4 is its code's"
     evidence = (
         "agrees with the formula written out on every family with image tokens. The paper's gains are about a point, "
-        "and third parties found captions no better (CHAIR_S 54.6 to 60.0); not reproduced here, where the sandbox model "
-        "has no sinks to take attention from"
+        "and third parties found captions no better (CHAIR_S 54.6 to 60.0); not reproduced here, where the sandbox "
+        "model has no sinks to take attention from"
     )
     neutral_options = {"p": 0.0, "layers": "all"}
     example_options = {"dims": [30], "tau": 1.5, "layers": "1:"}
