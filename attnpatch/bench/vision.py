@@ -17,6 +17,7 @@ from attnpatch.bench.result import Column, Progress, Result, silent
 from attnpatch.bench.runs import DTYPES, shape_of
 from attnpatch.bench.timing import Clock, alternate, choose_clock, threads
 from attnpatch.patching.errors import AttnPatchError, unknown_name
+from attnpatch.patching.method import method_class
 
 SLICE = "llava-7b-slice"
 IMAGE_TOKEN = 32  # any id below the small vocabulary
@@ -26,7 +27,7 @@ SLICE_OPTIONS: dict[str, dict[str, Any]] = {
     "var": {"dims": (0, 1), "tau": 1.5, "layers": (1, 2), "rho": 0.0, "summ": 0.0},
     "vhr": {},
     "gift": {"saliency_layer": 1, "layers": (2, 3), "content": "all"},
-    "paint": {"first_layer": 1},
+    "paint": {"layers": "1:"},
     "locore": {},
     "pai": {"first_layer": 1},
     "devils": {},
@@ -58,7 +59,8 @@ def bench_vision(
 
     model: "sandbox:vision", or "llava-7b-slice": LLaVA-1.5-7B's shapes (576 image tokens, hidden 4096, 32 heads) with
     `layers` decoder layers, two in the vision tower and random weights. methods: options by name; by default all
-    methods about images. The ratio is the median over turns of patched over stock.
+    methods about images, on the sandbox with the options of their examples. The ratio is the median over turns of
+    patched over stock.
 
     Raises AttnPatchError or ValueError for arguments out of range.
     """
@@ -78,7 +80,7 @@ def bench_vision(
             chosen = dict(methods) if methods is not None else SLICE_OPTIONS
         else:
             host, inputs = _sandbox(DTYPES[dtype], device)
-            chosen = dict(methods) if methods is not None else {name: {} for name in SLICE_OPTIONS}
+            chosen = dict(methods) if methods is not None else _examples()
         rows = _measure(host, inputs, chosen, tokens, timer, repeats, progress)
         facts = machine(device)
     settings = {
@@ -98,6 +100,11 @@ def bench_vision(
     ]
     title = f"What methods about images cost: {model}"
     return Result(f"vision-{model.split(':')[-1]}", title, settings, COLUMNS, rows, facts, notes)
+
+
+def _examples() -> dict[str, dict[str, Any]]:
+    """The options of the examples in `attnpatch show`, which are made for the sandbox's model."""
+    return {name: dict(method_class(name).example_options) for name in SLICE_OPTIONS}
 
 
 def _sandbox(dtype: torch.dtype, device: str) -> tuple[Any, dict[str, torch.Tensor]]:
