@@ -148,7 +148,8 @@ def run(
     Exit codes: 0 something was measured; 1 nothing was, or the model did not come back bit for bit, or --strict and a
     cell is not ok; 2 wrong use; 130 interrupted, and the same command goes on from there.
 
-    On several GPUs, one process each, the documents of every cell are split over them and the numbers stay the same:
+    On several GPUs, one process each, the documents of every cell are split over them, cells of lm-eval's tasks are
+    dealt out whole, and the numbers stay the same:
     accelerate launch -m attnpatch.evaluation --suite quick
     """
     given = dict(locals())

@@ -60,7 +60,7 @@ def attempt(
         except Exception as error:  # noqa: BLE001 - one failing cell must not end the run; it is kept in full
             failure = failed(error)
         for size in sizes.tries(cell, input_device(model)):
-            shown = _Shown(progress, 1 if cell.task.whole else processes.count)
+            shown = _Shown(progress, processes.count)
             outcome, part = None, Part(failure)
             if failure is None:
                 outcome, part = _part(model, cell, patch, size, processes, shown)
@@ -75,7 +75,7 @@ def attempt(
             yield Attempt()
             return
         found = next((one.failure for one in parts if one.failure is not None), None)
-        if found is None and not (processes.alone or cell.task.whole):
+        if found is None and not processes.alone:
             join(parts, outcome, patch)
         yield Attempt(found, outcome, patch, size, _highest(parts))
 
@@ -83,13 +83,13 @@ def attempt(
 def _part(
     model: torch.nn.Module, cell: PlannedCell, patch: Patch, size: int, processes: Processes, advance: Callable
 ) -> tuple[Outcome | None, Part]:
-    """This process's share. Tasks that cannot be split are the main process's alone."""
+    """This process's share."""
     reset_cuda_peak()
     patch.reset()
     score = cell.task.scorer or SCORERS[cell.task.mode]
     try:
-        if processes.alone or cell.task.whole:
-            outcome = score(model, cell.documents, size, advance) if processes.main else Outcome()
+        if processes.alone:
+            outcome = score(model, cell.documents, size, advance)
             return outcome, Part(peak_memory=cuda_peak())
         share = Share(processes.rank, processes.count, patch)
         outcome = score(model, cell.documents, size, advance, share=share)

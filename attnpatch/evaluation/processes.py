@@ -1,11 +1,10 @@
-"""Several processes that run one evaluation together, as `accelerate launch` and `torchrun` start them.
+"""Several processes that run one evaluation together, as `accelerate launch`, `torchrun` and `mpirun` start them.
 
 Objects go over gloo, on GPUs too: they are small, and gloo's connections break at once when a process is gone.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +15,11 @@ from typing import Any, TypeVar
 import torch
 
 from attnpatch.evaluation.errors import LostProcessError
+from attnpatch.evaluation.launched import launched
 
 Built = TypeVar("Built")
-LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a launcher tells each process
 STARTED = timedelta(minutes=5)  # all processes have to be there by then
-# A process that is gone is noticed at once; this is for one that hangs. The others wait while the main one is alone.
+# A process that is gone is noticed at once; this is for one that hangs. It has to be longer than any cell takes.
 PATIENCE = timedelta(hours=12)
 KEPT = "Finished cells are kept, the same command goes on from them."
 
@@ -111,20 +110,22 @@ def joined() -> Iterator[Processes]:
     """The processes that a launcher started, this one among them; `ALONE` without a launcher.
 
     Raises:
+        UsageError: what the launcher says is not complete.
         LostProcessError: the others cannot be reached, or the launcher ends this process because one has failed.
     """
-    if not all(os.environ.get(name) for name in LAUNCHER) or int(os.environ["WORLD_SIZE"]) < 2:
+    own = launched()
+    if own is None:
         yield ALONE
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(own.local_rank % torch.cuda.device_count())
     try:
-        torch.distributed.init_process_group("gloo", timeout=STARTED)
+        torch.distributed.init_process_group("gloo", rank=own.rank, world_size=own.count, timeout=STARTED)
         gloo = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LostProcessError(f"the processes of this run do not reach each other: {reason}") from error
-    group = Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), gloo)
+    group = Processes(own.rank, own.count, gloo)
     ended: list[int] = []
 
     def end(number: int, frame: Any) -> None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 
 import attnpatch
-from attnpatch.evaluation import metrics, reaching
 from attnpatch.evaluation.alternating import measure_speed, speed_key
-from attnpatch.evaluation.attempts import SCORERS, Attempt, attempt, failed, free
+from attnpatch.evaluation.attempts import SCORERS, free
 from attnpatch.evaluation.batch_size import BatchSizes
-from attnpatch.evaluation.cell_result import blank, labelled
-from attnpatch.evaluation.cells import ERROR, OK, CellStore, digest, without_nan
+from attnpatch.evaluation.cell_result import labelled
+from attnpatch.evaluation.cell_run import Ran, run_cell
+from attnpatch.evaluation.cells import ERROR, OK, CellStore, digest
+from attnpatch.evaluation.dealing import hands, is_dealt
 from attnpatch.evaluation.errors import UsageError, one_line
 from attnpatch.evaluation.plan import PlannedCell
 from attnpatch.evaluation.processes import ALONE, Processes
 from attnpatch.evaluation.progress import Silent
 from attnpatch.evaluation.scoring import input_device, keeps_logits
-from attnpatch.evaluation.task_metrics import metric_of
 from attnpatch.evaluation.vision.prompts import on_device
 
 __all__ = ["SCORERS", "Runner"]
@@ -30,7 +28,8 @@ __all__ = ["SCORERS", "Runner"]
 class Runner:
     """Runs what is not in the store yet.
 
-    With several processes each scores its share of every cell; the main one alone reads and writes the store.
+    With several processes each scores its share of every cell, or a cell of its own where cells cannot be split; the
+    main one alone reads and writes the store.
 
     Attributes:
         cells: one result per planned cell, in order.
@@ -50,7 +49,7 @@ class Runner:
     ):
         self.planned, self.source, self.store, self.resume = planned, source, store, resume
         self.speed_rounds, self.processes = speed_rounds, processes
-        self.sizes = BatchSizes(processes.count)
+        self.sizes, self.own_sizes = BatchSizes(processes.count), BatchSizes()
         self.speed: list[dict[str, Any]] | None = None
         self.cells: list[dict[str, Any]] = []
         self.unpatched: bool | None = None
@@ -73,15 +72,8 @@ class Runner:
         with _undisturbed(model):
             before = _fingerprint(model, runnable[0]) if runnable else None  # None too if the model cannot run
             fresh: list[dict[str, Any]] = []
-            for cell in missing:
-                progress.cell(cell.label, _group(cell))
-                if processes.mains(self._found(cell, known)):
-                    progress.advance(len(cell.documents))
-                else:
-                    known[cell.key] = self._run_cell(model, cell, progress)
-                    fresh.append(known[cell.key])
-                if processes.main:
-                    progress.done(known[cell.key]["status"], known[cell.key]["reason"])
+            for hand in hands(missing, processes.count):
+                fresh += self._run_hand(model, hand, known, progress)
             if processes.main:
                 self._measure_speed(model, known, progress)
             processes.wait()  # nothing else runs while the methods are timed
@@ -113,10 +105,11 @@ class Runner:
             )
         if self.processes.alone:
             return
-        progress.log(f"{self.processes.count} processes share the documents of every cell")
-        whole = sorted({cell.task_name for cell in runnable if cell.task.whole})
+        count = self.processes.count
+        progress.log(f"{count} processes share the documents of every cell")
+        whole = sorted({cell.task_name for cell in runnable if is_dealt(cell, count)})
         if whole:
-            progress.log(f"the main process runs lm-eval's tasks alone, the others wait: {', '.join(whole)}")
+            progress.log(f"lm-eval's tasks cannot be split, so each process takes whole cells: {', '.join(whole)}")
 
     def _found(self, cell: PlannedCell, known: dict[str, Any]) -> bool:
         """True if another run on the same folder has finished the cell in the meantime."""
@@ -145,8 +138,12 @@ class Runner:
             self.store.write_speed(key, self.speed)
 
     def _known(self, cell: PlannedCell) -> dict[str, Any] | None:
-        wanted = self.store is not None and self.resume and self.processes.main
-        return self.store.read(cell.key) if wanted else None
+        return self.store.read(cell.key) if self._reads else None
+
+    @property
+    def _reads(self) -> bool:
+        """This process takes finished cells from the store."""
+        return self.store is not None and self.resume and self.processes.main
 
     def _load(self, progress: Silent):
         progress.log(f"loading {self.source.identity.id} ({self.source.identity.dtype})")
@@ -158,66 +155,47 @@ class Runner:
             )
         return model
 
-    def _run_cell(self, model, cell: PlannedCell, progress: Silent) -> dict[str, Any] | None:
-        """The cell's result, which is in the store then; None in other processes than the main one."""
-        result, samples = blank(cell), []
-        start = time.perf_counter()
-        if cell.skip is not None:
-            result.update(failed(cell.skip))
+    def _run_hand(
+        self, model, hand: list[PlannedCell], known: dict[str, Any], progress: Silent
+    ) -> list[dict[str, Any]]:
+        """Run what is still missing, one cell by all processes or one by each; returns the new results.
+
+        Outside the main process there are none.
+        """
+        processes, whole = self.processes, is_dealt(hand[0], self.processes.count)
+        progress.cell(", ".join(cell.label for cell in hand), hand[0].task_name if whole else _group(hand[0]))
+        found = processes.mains([self._found(cell, known) for cell in hand])
+        asked = [cell for cell, there in zip(hand, found, strict=True) if not there]
+        progress.advance(sum(len(cell.documents) for cell, there in zip(hand, found, strict=True) if there))
+        if whole and asked:
+            ran = self._run_dealt(model, asked, progress)
         else:
-            samples = self._measure(model, cell, progress, result)
-        if not self.processes.main:
-            return None
-        result["seconds"] = round(time.perf_counter() - start, 3)
-        result = without_nan(result)
-        # A run beside this one may have had more memory: what it finished stays.
-        finished = self._known(cell) if result["status"] != OK else None
+            ran = [run_cell(model, cell, processes, self.sizes, progress) for cell in asked]
+        if not processes.main:
+            return []
+        fresh = [self._keep(*one) for one in ran]
+        known.update((cell["key"], cell) for cell in fresh)
+        for cell in hand:
+            progress.done(known[cell.key]["status"], known[cell.key]["reason"])
+        return fresh
+
+    def _run_dealt(self, model, cells: list[PlannedCell], progress: Silent) -> list[Ran]:
+        """Each process runs one of the cells as if it were alone; the results of all, in their order."""
+        rank, mine = self.processes.rank, None
+        if rank < len(cells):
+            mine = run_cell(model, cells[rank], ALONE, self.own_sizes, progress)
+        ran = self.processes.everyones(mine)[: len(cells)]
+        progress.advance(sum(len(cell.documents) for cell in cells[1:]))
+        return ran
+
+    def _keep(self, result: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Put a result into the store; what a run beside this one finished stays: it may have had more memory."""
+        finished = self.store.read(result["key"]) if self._reads and result["status"] != OK else None
         if finished is not None:
             return finished
         if self.store is not None:
             self.store.write(result, samples)
         return result
-
-    def _measure(self, model, cell: PlannedCell, progress: Silent, result: dict[str, Any]) -> list[dict[str, Any]]:
-        """Fill `result`, with what went wrong if something did; returns the records of the documents."""
-        with attempt(model, cell, self.processes, self.sizes, progress) as found:
-            if found.failure is None and self.processes.main:
-                try:
-                    self._describe(model, cell, found, result)
-                    return found.outcome.records
-                except Exception as error:  # noqa: BLE001 - one failing cell must not end the run
-                    found.failure = failed(error)
-        result.update(found.failure or {})
-        return []
-
-    def _describe(self, model, cell: PlannedCell, found: Attempt, result: dict[str, Any]) -> None:
-        outcome, report = found.outcome, found.patch.report()
-        if cell.task.name in reaching.TASKS:
-            reached = reaching.document_reach(model, found.patch.methods[0], cell.documents, found.batch_size)
-            result["reach"] = metrics.reach_by_depth(outcome.records, reached)
-        if not report.calls:
-            raise RuntimeError("the patch was never called, so these would be stock numbers; this is a bug, report it")
-        result["batch_size"] = found.batch_size
-        result["metrics"] = {
-            name: {"value": value, "low": None, "high": None} for name, value in outcome.values.items()
-        }
-        columns = cell.task.columns or partial(metrics.scores, cell.task)
-        result["scores"] = outcome.scores if outcome.scores is not None else columns(outcome.records)
-        if cell.task.inputs is not None:
-            result["images"] = [one["image"] for one in outcome.records]
-            result["strata"] = [one["group"] for one in outcome.records]
-        for name, columns in result["scores"].items():
-            interval = metric_of(result, name).interval(columns["sums"], columns["weights"])
-            result["metrics"][name] = {"value": interval.value, "low": interval.low, "high": interval.high}
-        result["documents"] = [one["id"] for one in outcome.records]
-        result["depth"] = metrics.by_depth(outcome.records)
-        result["positions"] = metrics.by_position(outcome.records)
-        result["budget"].update(mean_keys=report.mean_keys, decode_mean_keys=report.decode_mean_keys)
-        result["omega"] = report.omega
-        result["speed"] = {"prefill": outcome.prefill.to_dict(), "decode": outcome.decode.to_dict()}
-        result["peak_memory"] = found.peak_memory
-        result["report"] = report.to_dict()
-        result["status"] = OK
 
     def _distrust(self, fresh: list[dict[str, Any]]) -> None:
         """The model did not come back: what ran in this process cannot be trusted."""

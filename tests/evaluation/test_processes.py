@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from attnpatch.cli.eval import app
 from attnpatch.evaluation.lasting import lasting
-from attnpatch.evaluation.processes import ALONE, Processes, joined
 
 TASK_FILES = Path(__file__).parent / "lm_eval" / "task_files"
 SECONDS = 120  # no process may take longer
@@ -65,27 +64,67 @@ def free_port() -> str:
         return str(one.getsockname()[1])
 
 
-def test_two_processes_give_the_numbers_of_one(request_of, tmp_path):
-    tasks = ("needle", "copy_decode", "perplexity", "toy_mc")
+def in_two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     two = subprocess.run(
-        [*launcher, "-m", "attnpatch.evaluation", *request_of(tmp_path / "two", *tasks)],
+        [*launcher, "-m", "attnpatch.evaluation", *arguments],
         env=environment(), capture_output=True, text=True, timeout=SECONDS,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr
-    one = CliRunner().invoke(app, request_of(tmp_path / "one", *tasks))
-    assert one.exit_code == 0, one.output
+    return two
+
+
+def same_numbers(tmp_path: Path) -> dict:
+    """The results of the run in `two`, which are those of the run in `one`, and so are the samples."""
     found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
-    assert found[1]["run"]["machine"]["processes"] == 2
-    assert found[1]["run"]["unpatched"] is True
-    assert {row["method"] for row in found[1]["run"]["speed"]} == {"stock", "sliding", "stochastic"}
     assert lasting(found[1]) == lasting(found[0])
-    assert found[1]["counts"] == {"ok": 10, "skipped": 11, "error": 0}  # toy_mc is too short for 12 keys
     samples = [{path.name: path.read_bytes() for path in (tmp_path / n / "samples").iterdir()} for n in ("one", "two")]
     assert samples[0] == samples[1]
+    assert found[1]["run"]["machine"]["processes"] == 2
+    assert found[1]["run"]["unpatched"] is True
+    return found[1]
+
+
+def test_two_processes_give_the_numbers_of_one(request_of, tmp_path):
+    tasks = ("needle", "copy_decode", "perplexity")
+    two = in_two_processes(request_of(tmp_path / "two", *tasks))
+    one = CliRunner().invoke(app, request_of(tmp_path / "one", *tasks))
+    assert one.exit_code == 0, one.output
+    found = same_numbers(tmp_path)
+    assert {row["method"] for row in found["run"]["speed"]} == {"stock", "sliding", "stochastic"}
+    assert found["counts"] == {"ok": 9, "skipped": 9, "error": 0}
     assert two.stdout.count("| stochastic @12 |") == one.stdout.count("| stochastic @12 |") > 0  # printed once
     assert two.stderr.count("2 processes share") == 1
-    assert "the main process runs lm-eval's tasks alone, the others wait: toy_mc" in two.stderr
+
+
+def test_whole_cells_are_dealt_out(checkpoint, tmp_path):
+    """9 cells: in the last hand there is none for the second process."""
+
+    def arguments(out: str) -> list[str]:
+        return [
+            "run", "--model", str(checkpoint), "--methods", "stochastic:window=8", "sliding:window=8",
+            "--tasks", "toy_mc", "toy_gen", "toy_roll", "--limit", "3", "--batch-size", "2", "--speed-rounds", "0",
+            "--seeds", "0", "--include-path", str(TASK_FILES), "--output-path", str(tmp_path / out),
+        ]  # fmt: skip
+
+    two = in_two_processes(arguments("two"))
+    assert "each process takes whole cells: toy_gen, toy_mc, toy_roll" in two.stderr
+    one = CliRunner().invoke(app, arguments("one"))
+    assert one.exit_code == 0, one.output
+    assert same_numbers(tmp_path)["counts"] == {"ok": 9, "skipped": 0, "error": 0}
+
+
+def test_pictures_in_two_processes(tmp_path):
+    def arguments(out: str) -> list[str]:
+        return [
+            "run", "--model", "sandbox:vision", "--methods", "pai", "--tasks", "scenes_pope", "--limit", "2",
+            "--speed-rounds", "0", "--output-path", str(tmp_path / out),
+        ]  # fmt: skip
+
+    in_two_processes(arguments("two"))
+    one = CliRunner().invoke(app, arguments("one"))
+    assert one.exit_code == 0, one.output
+    assert same_numbers(tmp_path)["counts"] == {"ok": 4, "skipped": 0, "error": 0}
 
 
 def test_a_worker_that_raises_or_dies(request_of, tmp_path):
@@ -127,11 +166,12 @@ def test_a_worker_that_raises_or_dies(request_of, tmp_path):
 
 
 def test_a_wrong_request_is_told_once(tmp_path):
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    """The processes are told who they are as Open MPI does it."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMPI_COMM_WORLD_SIZE": "2"}
     both = [
         subprocess.Popen(
             [sys.executable, "-m", "attnpatch.evaluation", "--methods", "slidng", "--output-path", str(tmp_path)],
-            env=environment(**where, RANK=str(rank)), stderr=subprocess.PIPE, text=True,
+            env=environment(**where, OMPI_COMM_WORLD_RANK=str(rank)), stderr=subprocess.PIPE, text=True,
         )
         for rank in (0, 1)
     ]  # fmt: skip
@@ -139,20 +179,3 @@ def test_a_wrong_request_is_told_once(tmp_path):
     assert "Did you mean 'sliding'" in told[0]
     assert told[1] == ""
     assert [process.returncode for process in both] == [2, 1]
-
-
-def test_without_a_launcher_there_is_one_process(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    with joined() as processes:
-        assert processes is ALONE
-    assert ALONE.everyones(1) == [1]
-    assert ALONE.mains(2) == 2
-    assert ALONE.main_first(lambda: 3) == 3
-
-
-def test_a_launcher_of_one_process(monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
-    with joined() as processes:
-        assert processes == Processes()

@@ -70,13 +70,13 @@ def test_stock_equals_the_unpatched_model(small_run, sandbox_model, sandbox_toke
 def test_resume_runs_only_what_is_missing(small_run, tmp_path, monkeypatch):
     first = small_run(output_path=tmp_path, methods=["sliding"])
     ran = []
-    measure = runner.Runner._measure
+    run_cell = runner.run_cell
 
-    def spy(self, model, cell, *rest):
+    def spy(model, cell, *rest):
         ran.append(cell.method.name)
-        return measure(self, model, cell, *rest)
+        return run_cell(model, cell, *rest)
 
-    monkeypatch.setattr(runner.Runner, "_measure", spy)
+    monkeypatch.setattr(runner, "run_cell", spy)
     second = small_run(output_path=tmp_path)
     assert set(ran) == {"stochastic"}
     assert comparable(second)[: len(first.cells)] == comparable(first)

@@ -99,7 +99,7 @@ class Task:
             are prompts that the model continues).
         scorer: `(model, documents, batch_size, advance) -> Outcome` of tasks that are scored in a way of their own,
             None for the mode's. Several processes hand it `share`, which picks the batches of each.
-        whole: the scorer answers all documents at once and cannot be split over processes.
+        whole: the scorer answers all documents at once, so that one process has to run the whole cell.
         generation: how, for "generate".
         own_length: documents are as long as they are; `build` is handed None for the length.
         columns: `(records) -> {metric: sums and weights}` of tasks with metrics of their own, see `task_metrics`.
