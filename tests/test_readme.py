@@ -41,10 +41,11 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_commands_are_understood(command):
+def test_commands_are_understood(command, tmp_path, monkeypatch):
     from attnpatch.cli import eval as evaluation
     from attnpatch.cli import main
 
+    monkeypatch.chdir(tmp_path)  # some write files
     app = evaluation.app if command[0] == "attnpatch-eval" else main.app
     words = command[1:]
     # Minutes of work are the business of other tests; here the words have to be understood.
@@ -67,7 +68,7 @@ def test_every_method_has_its_row():
     assert sorted(rows) == sorted(attnpatch.methods())
 
 
-@pytest.mark.parametrize("name", ["results", "speed", "flux"])
+@pytest.mark.parametrize("name", ["results", "speed", "flux", "vision"])
 def test_numbers_stand_in_committed_files(name):
     text = section(name)
     sources = [ROOT / path for path in re.findall(r"`(evals/results/[\w./-]+\.(?:md|json))`", text)]
