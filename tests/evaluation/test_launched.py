@@ -29,9 +29,10 @@ def told(monkeypatch):
     return tell
 
 
-@pytest.mark.parametrize("names", LAUNCHERS, ids=lambda names: names[1])
-def test_every_launcher(told, names):
-    told(**dict(zip(names, ("3", "4", "1"), strict=True)), **WHERE)
+@pytest.mark.parametrize("start", ["", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_"])
+def test_every_launcher(told, start):
+    size, local = ("WORLD_SIZE" if start == "" else f"{start}SIZE"), f"{start}LOCAL_RANK"
+    told(**{f"{start}RANK": "3", size: "4", "MPI_LOCALRANKID" if start == "PMI_" else local: "1"}, **WHERE)
     assert launched() == Launched(rank=3, count=4, local_rank=1)
 
 
