@@ -238,6 +238,13 @@ VLM_CONFIGS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
         scale_factor=2,
         pad_token_id=0,
     ),
+    "smolvlm": lambda: tf.SmolVLMConfig(
+        text_config=tf.LlamaConfig(**TEXT),
+        vision_config={**TOWER, "image_size": 56},
+        image_token_id=IMAGE,
+        scale_factor=2,
+        pad_token_id=0,
+    ),
 }
 
 
@@ -290,7 +297,7 @@ def image_prompt(family: str) -> dict[str, torch.Tensor]:
         inputs["pixel_values"] = torch.randn(1, 3, 28, 28)
     elif family == "internvl":
         inputs["pixel_values"] = torch.randn(1, 3, 56, 56)
-    elif family == "idefics3":
+    elif family in ("idefics3", "smolvlm"):
         inputs["pixel_values"] = torch.randn(1, 1, 3, 56, 56)
     elif family in ("llava_next", "llava_onevision"):
         inputs |= {"pixel_values": torch.randn(1, 2, 3, 28, 28), "image_sizes": torch.tensor([[28, 28]])}
