@@ -140,13 +140,6 @@ def _find_rows(call: Call, which: torch.Tensor | None, before: int) -> Rows | No
     return Rows(first, mask if which is None else mask & which[:, None])
 
 
-def layer_range(layers: tuple[int, int] | None, default: tuple[int, int], total: int) -> range:
-    """The layers first..last, end inclusive; negative numbers count from the end, past the last one is the last."""
-    first, last = layers if layers is not None else default
-    first, last = (value + total if value < 0 else value for value in (first, last))
-    return range(max(first, 0), min(last, total - 1) + 1)
-
-
 def boost(scores: torch.Tensor, by: torch.Tensor, size: torch.Tensor, at: RowsAt) -> torch.Tensor:
     """`scores` `[B, H, R, K]` plus `by` `[B, 1, 1, K]` times `size` `[B, H or 1, R, K]`; -inf (hidden) stays so."""
     raised = torch.addcmul(scores, size, by)
