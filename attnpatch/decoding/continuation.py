@@ -38,13 +38,15 @@ def prepare(model: PreTrainedModel, inputs: Mapping[str, Any], copies: int = 1) 
 class Continuation:
     """A batch of prompts that is continued with tokens chosen by somebody else.
 
-    arguments: what `generate` prepared for its decoding loop, as `prepare` or a custom loop gets it.
+    arguments: what `generate` prepared for its decoding loop, as `prepare` or a custom loop gets it. Masks, positions
+    and token types in it are as long as the sequence: they grow with a token that is fed, not before.
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, arguments: dict[str, Any]) -> None:
         self.model = model
         self.input_ids = input_ids
         self.arguments = arguments
+        self._outputs: Any = None  # of the last step: what the arguments of the next one are made from
 
     @property
     def cache(self) -> Any:
@@ -58,6 +60,8 @@ class Continuation:
     def feed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Run the tokens `[B]` that were chosen; the logits of what follows, `[B, V]` fp32."""
         self.input_ids = torch.cat([self.input_ids, tokens[:, None]], 1)
+        self.arguments = self.model._update_model_kwargs_for_generation(self._outputs, self.arguments)
+        self._outputs = None
         return self._run(next_sequence_length=1)
 
     def whole(self) -> torch.Tensor:
@@ -73,6 +77,5 @@ class Continuation:
 
     def _run(self, **step: Any) -> torch.Tensor:
         given = self.model.prepare_inputs_for_generation(self.input_ids, **step, **self.arguments)
-        outputs = self.model(**given, return_dict=True)
-        self.arguments = self.model._update_model_kwargs_for_generation(outputs, self.arguments)
-        return outputs.logits[:, -1].float()
+        self._outputs = self.model(**given, return_dict=True)
+        return self._outputs.logits[:, -1].float()

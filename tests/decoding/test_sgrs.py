@@ -26,6 +26,8 @@ def by_autograd(family: str, candidate: int, layers: list[int], norm: str, outpu
     for token in TOKENS[:outputs]:
         ids = torch.cat([ids, torch.tensor([[token]])], 1)
         given = model._update_model_kwargs_for_generation({}, given)
+    if family == "paligemma":  # outputs are no part of the prefix in which tokens see what comes later
+        given["token_type_ids"][:, inputs["input_ids"].shape[1] :] = 1
     given = {**given, "use_cache": False, "past_key_values": None, "output_attentions": True}
     out = model(**model.prepare_inputs_for_generation(ids, is_first_iteration=True, **given))
     loss = torch.nn.functional.cross_entropy(out.logits[:, -1], torch.tensor([candidate]))
