@@ -13,6 +13,9 @@ def without_video(where: str, config: Any, given: dict[str, Any]) -> Any:
     config: the checkpoint's; given: what else `from_pretrained` takes.
     """
     import transformers
+
+    # the AutoImageProcessor at the top of transformers asks for torchvision in some versions, this one never
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     base = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type, ""), None)
@@ -23,7 +26,7 @@ def without_video(where: str, config: Any, given: dict[str, Any]) -> Any:
         @classmethod
         def _get_arguments_from_pretrained(cls, where, processor_dict=None, **options):
             readers = {VIDEO: None, "tokenizer": transformers.AutoTokenizer}
-            found = [readers.get(name, transformers.AutoImageProcessor) for name in cls.get_attributes()]
+            found = [readers.get(name, AutoImageProcessor) for name in cls.get_attributes()]
             return [None if reader is None else reader.from_pretrained(where, **options) for reader in found]
 
         def check_argument_for_proper_class(self, argument_name, argument):

@@ -11,7 +11,7 @@ from attnpatch.decoding.prompts import read_prompts
 from attnpatch.patching.beside import beside
 from tests import zoo
 from tests.decoding.cases import FAMILIES, FULL, STEPS, logits_along, text_of, written
-from tests.methods.vision.prompts import batch
+from tests.methods.vision.prompts import batch, needs_encoded_images
 
 
 def recorded(model, run) -> list[torch.Tensor]:
@@ -63,6 +63,7 @@ def test_images_are_encoded_once_per_branch_that_sees_them():
 
 def test_encoded_images_are_enough_for_guidance_and_not_for_vcd():
     model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
+    needs_encoded_images(model)
     expected = decoding.generate(model, inputs, "guidance", gamma=3.0, **STEPS)
     with torch.no_grad():
         images = model.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)

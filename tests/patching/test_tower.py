@@ -235,7 +235,8 @@ def test_beams_and_returned_sequences_repeat_the_prompts(family):
 
         placed = read(model, inputs, which, run=run).placed[which]
         times = placed.shape[0] // 3
-        assert torch.equal(placed.nan_to_num(-1), once.repeat_interleave(times, 0).nan_to_num(-1))
+        # close, not equal: some versions of transformers run the tower on the repeated pictures
+        assert torch.allclose(placed, once.repeat_interleave(times, 0), atol=1e-6, equal_nan=True)
     assert not once[2].any()
 
 

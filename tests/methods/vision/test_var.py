@@ -12,7 +12,7 @@ from attnpatch.methods.vision.var import VAR, Sinks, redistribute
 from tests import zoo
 from tests.methods.vision import planted
 from tests.methods.vision.dense import Dense
-from tests.methods.vision.prompts import FAMILIES
+from tests.methods.vision.prompts import FAMILIES, needs_encoded_images
 from tests.snapshots import generated_logits, same, structure
 
 SETTINGS = {"dims": (30, 31), "tau": 1.0, "layers": "all", "rho": 0.5, "summ": 0.1, "p": 0.6}
@@ -252,20 +252,23 @@ def test_options_that_cannot_be(options, words):
         attnpatch.apply(model, ("var", {"layers": "all", **options}))
 
 
-def test_a_prompt_in_pieces_and_a_cache_it_has_not_seen():
+def test_a_prompt_in_pieces():
     model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
-    length = inputs["input_ids"].shape[1]
-    chunked = {"prefill_chunk_size": 6}
+    needs_encoded_images(model)
+    length, pieces = inputs["input_ids"].shape[1], {"prefill_chunk_size": 6}
     with attnpatch.apply(model, "var", **SETTINGS) as patch, patch.prompt(length):
-        assert torch.allclose(
-            generated_logits(model, inputs)[1], generated_logits(model, inputs, **chunked)[1], atol=1e-5
-        )
+        whole, chunked = generated_logits(model, inputs), generated_logits(model, inputs, **pieces)
+        assert torch.allclose(whole[1], chunked[1], atol=1e-5)
+
+
+def test_pieces_that_a_gate_cannot_judge_and_a_cache_it_has_not_seen():
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
     with (
         attnpatch.apply(model, "var", **{**SETTINGS, "gate": "layer"}) as patch,
-        patch.prompt(length),
+        patch.prompt(inputs["input_ids"].shape[1]),
         pytest.raises(attnpatch.UnsupportedCallError, match="gate='row'"),
     ):
-        generated_logits(model, inputs, **chunked)
+        generated_logits(model, inputs, prefill_chunk_size=6)
     with attnpatch.apply(model, "pai", first_layer=0), torch.no_grad():
         cache = model(**inputs).past_key_values
         with (
