@@ -96,6 +96,7 @@ def _table(profile: Profile) -> Table:
     for name, value in profile.options.items():
         table.add_row(name, str(value))
     for name, value in profile.details.items():
+        name = f"{name} measured" if name in profile.options else name  # vhr and gift choose some of them
         table.add_row(Text(name, style="dim"), Text(_short(value), style="dim"))
     return table
 

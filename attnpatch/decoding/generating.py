@@ -31,8 +31,11 @@ def generate(
 
     Raises:
         AttnPatchError: an unknown companion or option, a value out of range, or inputs that lack what it needs.
+        TypeError: inputs that are no mapping.
         UnsupportedModelError: a model without image tokens, for companions about images.
     """
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs must be what the model's processor returns, got {type(inputs).__name__}.")
     fields = companion_class(companion).Config.model_fields if isinstance(companion, str) else {}
     own = {name: options.pop(name) for name in list(options) if name in fields}
     _refuse_unknown(model, options, fields, companion)

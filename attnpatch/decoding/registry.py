@@ -7,6 +7,7 @@ from typing import Any
 
 from attnpatch.decoding.companion import Companion
 from attnpatch.patching.errors import AttnPatchError, unknown_name
+from attnpatch.patching.method import method_names
 
 _TARGETS = {
     "guidance": "guidance:ImageGuidance",
@@ -23,8 +24,13 @@ def names() -> tuple[str, ...]:
 
 
 def companion_class(name: str) -> type[Companion]:
-    """The class behind `name`. Raises AttnPatchError for an unknown name, with a did-you-mean."""
+    """The class behind `name`. Raises AttnPatchError for an unknown name, with a did-you-mean, and for a method's."""
     if name not in _TARGETS:
+        if name in method_names():
+            raise AttnPatchError(
+                f"{name!r} is no companion of decoding but a method: attnpatch.apply(model, {name!r}). Companions: "
+                f"{', '.join(NAMES)}."
+            )
         raise unknown_name("companion", name, NAMES)
     module, _, attribute = _TARGETS[name].partition(":")
     return getattr(importlib.import_module(f"attnpatch.decoding.{module}"), attribute)

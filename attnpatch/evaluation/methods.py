@@ -12,7 +12,7 @@ from attnpatch.evaluation import companions
 from attnpatch.evaluation.companions import CompanionSpec
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.sizes import is_share, resolve_size
-from attnpatch.patching.errors import did_you_mean
+from attnpatch.patching.errors import did_you_mean, unknown_name
 from attnpatch.patching.method import Method, build_config, method_class, method_names
 
 _SLICE = re.compile(r"-?\d*:-?\d*(:-?\d*)?")  # of layers
@@ -114,6 +114,8 @@ def parse_method(
         spec = MethodSpec(name, {}, label or default_label(name, options), companion=companion)
         companion.build()
         return spec
+    if name not in method_names():
+        raise unknown_name("method", name, [*method_names(), *companions.names()])  # here both are methods
     fields = method_class(name).Config.model_fields
     if match is None and budgets and MATCHED in fields and MATCHED not in options:
         match = MATCHED

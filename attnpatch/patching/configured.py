@@ -69,6 +69,10 @@ def _explain(cls: type[Configured], error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             allowed = ", ".join(fields) or "(it has no options)"
             lines.append(f"unknown option {path!r}.{did_you_mean(path, fields)} Allowed: {allowed}.")
+        elif problem["type"] == "missing":
+            field = fields.get(path)
+            meaning = f": {field.description}" if field is not None and field.description else ""
+            lines.append(f"option {path} must be given{meaning}.")
         elif path:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"option {path}={problem.get('input')!r}: {message}.")

@@ -24,9 +24,9 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def unknown_name(what: str, word: str, allowed: Iterable[str]) -> AttnPatchError:
-    """The error for a name that is not in `allowed`."""
+def unknown_name(what: str, word: str, allowed: Iterable[str], otherwise: str = "") -> AttnPatchError:
+    """The error for a name that is not in `allowed`; `otherwise` is added where nothing in it is close."""
     names = sorted(allowed)
-    return AttnPatchError(
-        f"unknown {what} {word!r}.{did_you_mean(word, names)} Allowed: {', '.join(names) or '(none)'}."
-    )
+    close = did_you_mean(word, names)
+    more = f" {otherwise}" if otherwise and not close else ""
+    return AttnPatchError(f"unknown {what} {word!r}.{close} Allowed: {', '.join(names) or '(none)'}.{more}")

@@ -191,7 +191,8 @@ def method_class(name: str) -> type[Method]:
     """
     _find_plugins()
     if name not in _registry:
-        raise unknown_name("method", name, _registry)
+        companions = "Companions of decoding, such as vcd, go to attnpatch.decoding.generate."
+        raise unknown_name("method", name, _registry, otherwise=companions)
     target = _registry[name]
     if isinstance(target, str):
         module, _, attribute = target.partition(":")

@@ -24,8 +24,13 @@ def prompt_text(processor: Any, question: str, pictures: int = 1) -> str:
 def prompt_inputs(model: torch.nn.Module, processor: Any, image: Any, question: str) -> dict[str, Any]:
     """What `model` takes to be asked `question` about a PIL image, or a list of them.
 
-    Tensors are where the model is, pixels in its dtype.
+    Tensors are where the model is, pixels in its dtype. Raises TypeError for a tokenizer in place of the processor.
     """
+    if not hasattr(processor, "tokenizer"):
+        raise TypeError(
+            f"processor must be the model's processor, which reads pictures and text, got {type(processor).__name__}. "
+            "Load it with AutoProcessor.from_pretrained(...)."
+        )
     images = image if isinstance(image, list) else [image]
     text, start = prompt_text(processor, question, len(images)), processor.tokenizer.bos_token
     specials = not (start and text.startswith(start))  # else the template has written the first token already

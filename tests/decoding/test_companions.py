@@ -26,6 +26,8 @@ def test_names():
     assert decoding.names() == decoding.NAMES == tuple(decoding.companions())
     with pytest.raises(AttnPatchError, match=r"unknown companion 'vdc'. Did you mean 'vcd'\?"):
         decoding.build("vdc")
+    with pytest.raises(AttnPatchError, match=r"'pai' is no companion .* attnpatch.apply\(model, 'pai'\)"):
+        decoding.build("pai")
     with pytest.raises(TypeError, match="companion must be a name"):
         decoding.build(3)
     built = decoding.build("vcd", alpha=2.0)
@@ -39,6 +41,8 @@ def test_options():
         decoding.build("vcd", alhpa=1.0)
     with pytest.raises(AttnPatchError, match=r"companion 'guidance': option gamma=0"):
         decoding.build("guidance", gamma=0.0)
+    with pytest.raises(AttnPatchError, match=r"option prefix_ids must be given: .*disturb"):
+        decoding.build("icd")
     with pytest.raises(AttnPatchError, match="noise_step"):
         decoding.build("vcd", noise_step=1001)
 
@@ -49,6 +53,8 @@ def test_the_one_liner_knows_whose_option_is_whose():
         decoding.generate(model, inputs, "vcd", max_new_token=4)
     with pytest.raises(AttnPatchError, match=r"unknown option 'alhpa'.*Did you mean 'alpha'\?"):
         decoding.generate(model, inputs, "vcd", alhpa=4.0)
+    with pytest.raises(TypeError, match="inputs must be what the model's processor returns, got str"):
+        decoding.generate(model, "describe", "vcd")
     expected = decoding.generate(model, inputs, "vcd", alpha=4.0, **STEPS)
     assert torch.equal(decoding.build("vcd", alpha=4.0).generate(model, inputs, **STEPS), expected)
     processor = decoding.build("vcd", alpha=4.0).processor(model, inputs)

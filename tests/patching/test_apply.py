@@ -29,6 +29,12 @@ def logits(model) -> torch.Tensor:
 
 BAD = {
     "unknown method": (("slidng",), {}, attnpatch.AttnPatchError, "unknown method 'slidng'. Did you mean 'sliding'"),
+    "companion of decoding": (
+        ("vcd",),
+        {},
+        attnpatch.AttnPatchError,
+        "Companions .* go to attnpatch.decoding.generate",
+    ),
     "unknown option": (("sliding",), {"windw": 3}, attnpatch.AttnPatchError, "'windw'. Did you mean 'window'"),
     "option out of range": (("sliding",), {"window": 0}, attnpatch.AttnPatchError, r"window=0: .*greater than or"),
     "option of a wrong type": (("sliding",), {"window": "8"}, attnpatch.AttnPatchError, "window='8': .*integer"),

@@ -224,6 +224,11 @@ def test_bad_input(model, image, question, options, message):
         carve(model, processor(), image, question, **{**SMALL, **options})
 
 
+def test_a_tokenizer_in_place_of_the_processor(model):
+    with pytest.raises(TypeError, match=r"processor must be .* AutoProcessor.from_pretrained"):
+        carve(model, processor().tokenizer, picture(), QUESTION)
+
+
 def test_neither_picture_nor_file(model):
     with pytest.raises(TypeError, match="must be a PIL image or a file, got int"):
         carve(model, processor(), 3, QUESTION)

@@ -89,5 +89,8 @@ def read_profile(file: str, method: str) -> Profile:
             "upgrade attnpatch."
         )
     if profile.method != method:
-        raise AttnPatchError(f"profile {file!r} is for method {profile.method!r}, not for {method!r}. {again}")
+        raise AttnPatchError(
+            f"profile {file!r} is for method {profile.method!r}, not for {method!r}. Make one for "
+            f"{method!r}, if `attnpatch calibrate --help` names it, or leave profile out."
+        )
     return profile

@@ -161,12 +161,13 @@ class VAR(VisionMethod):
         """Dimensions of massive activations, from the text model alone; says so, or raises AttnPatchError."""
         found = measure_text_model(model)
         dims = found.dims(self.config.tau)
-        name, command = type(model).__name__, "attnpatch calibrate var MODEL --images DIR"
+        name, command = type(model).__name__, "attnpatch calibrate var MODEL --images DIR --output FILE"
         if not dims:
             raise AttnPatchError(
                 f"var: the dimensions of attention sinks are not known for this {name}, and on text alone none "
                 f"reaches tau={self.config.tau:g} ({found.strongest()}, {model.config.hidden_size**0.5:.1f} is the "
-                f"most there can be). Measure with images, `{command}`, or name them: dims=[...]."
+                f"most there can be). Measure with images, `{command}`, and pass profile=FILE, or name them: "
+                "dims=[...]."
             )
         warnings.warn(
             f"attnpatch: var takes dims={list(dims)} for this {name}: the sink dimensions of the model are not known, "

@@ -92,6 +92,8 @@ def test_tasks_that_only_read_are_skipped(sandbox_model, sandbox_tokenizer):
 def test_bad_requests():
     with pytest.raises(AttnPatchError, match="toke"):
         parse_method("always:toke=3")
+    with pytest.raises(AttnPatchError, match=r"unknown method 'alwys'. Did you mean 'always'"):
+        parse_method("alwys")
     with pytest.raises(UsageError, match="cannot have another one"):
         parse_method({"name": "always", "companion": "single"})
     with pytest.raises(AttnPatchError, match="unknown companion 'alway'"):
