@@ -10,6 +10,7 @@ from attnpatch.evaluation.methods import MethodSpec
 from attnpatch.evaluation.sizes import resolve_size
 from attnpatch.evaluation.suites import Suite
 from attnpatch.patching import AttnPatchError
+from attnpatch.patching.apply import introduce
 from attnpatch.patching.method import build_method
 
 PART = "method"
@@ -40,6 +41,10 @@ def _check(spec: MethodSpec, model: Model, suite: Suite) -> Finding:
     told = "".join(f"; {name} read" for name in read)
     if not model.sites:
         return Finding(PART, spec.label, UNKNOWN, f"its layers cannot be told without the model{told}")
+    try:
+        introduce([method], model.bare, model.text)
+    except AttnPatchError as error:
+        return Finding(PART, spec.label, MISSING, str(error), "do what the reason says, or leave the method out")
     refused = [reason for site in model.sites if (reason := method.check(site)) is not None]
     there_are = len(model.sites)
     if len(refused) == there_are:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from transformers import PreTrainedModel
 
 from attnpatch.bench.models import skeleton
 from attnpatch.evaluation import tasks
@@ -16,6 +17,7 @@ from attnpatch.evaluation.errors import LoadingError
 from attnpatch.evaluation.loading import CheckpointSource, ModelRequest, is_local
 from attnpatch.evaluation.suites import Suite
 from attnpatch.patching import AttnPatchError, Site, inspect_model
+from attnpatch.patching.sites import TextModel
 
 PART = "model"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,12 +25,22 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 @dataclass
 class Model:
-    """What was found out about it. source: None if it cannot be read; sites: empty if it cannot be patched."""
+    """What was found out about it.
+
+    source: None if it cannot be read; bare: its modules without weights, and text: the text model in it, both None if it
+    cannot be patched.
+    """
 
     findings: list[Finding]
     source: CheckpointSource | None = None
-    sites: tuple[Site, ...] = ()
+    bare: PreTrainedModel | None = None
+    text: TextModel | None = None
     parameters: int | None = None
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Its layers that can be patched."""
+        return () if self.text is None else self.text.sites
 
     @property
     def longest(self) -> int | None:
@@ -61,7 +73,7 @@ def check_model(request: ModelRequest, suite: Suite) -> Model:
     except (AttnPatchError, TypeError) as error:
         model.findings.append(Finding(PART, "attention", MISSING, str(error), "take a model that `inspect` accepts"))
         return model
-    model.sites, model.parameters = text.sites, sum(one.numel() for one in bare.parameters())
+    model.bare, model.text, model.parameters = bare, text, sum(one.numel() for one in bare.parameters())
     left = f"; {len(text.skipped)} more are left alone" if text.skipped else ""
     model.findings.append(Finding(PART, "attention", OK, f"{len(text.sites)} layers can be patched{left}"))
     return model

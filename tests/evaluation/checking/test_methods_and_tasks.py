@@ -52,6 +52,17 @@ def test_layers_that_refuse_a_method(look, tmp_path):
     assert found.found.startswith("applies to 1 of 6 layers, not to the others: ")
 
 
+def test_methods_about_images_meet_the_model(look):
+    known = "gift:saliency_layer=1,layers=2:"
+    found = look("sandbox:vision", methods=["gift", known, "pai"], tasks=["scenes_pope_anti"])
+    assert (found["method", "gift"].status, found["method", "pai"].status) == ("missing", "ok")
+    assert "attnpatch calibrate gift" in found["method", "gift"].found
+    told = [one.found for (part, name), one in found.items() if part == "method" and "saliency_layer" in name]
+    assert [one.split(",")[0] for one in told] == ["applies to 3 of 4 layers"]
+    text = look("sandbox:text", methods=["pai"])["method", "pai"]
+    assert (text.status, "has no image tokens" in text.found) == ("missing", True)
+
+
 @pytest.mark.parametrize(
     "task, files, status, words",
     [
