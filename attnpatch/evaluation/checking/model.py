@@ -27,8 +27,8 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 class Model:
     """What was found out about it.
 
-    source: None if it cannot be read; bare: its modules without weights, and text: the text model in it, both None if it
-    cannot be patched.
+    source: None if it cannot be read; bare: its modules without weights, and text: the text model in it, both None if
+    it cannot be patched.
     """
 
     findings: list[Finding]
