@@ -71,7 +71,8 @@ def calibrate_command(
     if json:
         show_json(profile.model_dump(mode="json"))
     else:
-        show(_table(profile), Text(_usage(profile, output)))
+        show(_table(profile))
+        typer.echo(_usage(profile, output))  # whole lines, however narrow the terminal, so that they can be copied
 
 
 def _asked(model: str, images: Path | None, limit: int, questions: list[str]) -> tuple[Sequence[Any], list[str]]:

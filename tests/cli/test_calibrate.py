@@ -35,12 +35,12 @@ def folder(tmp_path):
 
 
 def test_a_profile_is_written_and_shown(attnpatch, model, folder, tmp_path):
-    file = tmp_path / "var.json"
+    file = tmp_path / ("long_name_" * 12) / "var.json"  # wider than any terminal: the line must stay whole
     command = ("calibrate", "var", "owner/model", "--images", folder, "--limit", 2, "--question", "Is there a cat ?")
     result = attnpatch(*command, "--output", file)
     assert result.exit_code == 0, result.output
     assert f"wrote {file}" in result.stderr
-    assert 'attnpatch.apply(model, "var", profile=' in result.stdout
+    assert f'attnpatch.apply(model, "var", profile="{file}")' in result.stdout
     written = json.loads(file.read_text())
     assert (written["method"], set(written["options"]["dims"])) == ("var", set(planted.DIMS))
     assert written["command"].startswith("attnpatch calibrate var owner/model --images")
