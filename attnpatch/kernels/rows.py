@@ -18,12 +18,12 @@ def row_scores(
     if q_rows.shape[1] % k.shape[1]:
         raise ValueError(f"query heads must be a multiple of key heads, got {q_rows.shape[1]} and {k.shape[1]}")
     batch, heads, rows, dim = q_rows.shape
-    kv_heads, keys = k.shape[1:3]
+    _, kv_heads, keys, _ = k.shape
     scale = dim**-0.5 if scale is None else scale
     if q_rows.dtype in HALF:
         q_rows, k = q_rows.float(), k.float()
-    grouped = (q_rows * scale).reshape(batch, kv_heads, heads // kv_heads * rows, dim)
-    scores = (grouped @ k.mT).view(batch, heads, rows, keys)
+    grouped = (q_rows * scale).reshape(batch * kv_heads, -1, dim)  # three dimensions: half the overhead of four
+    scores = torch.bmm(grouped, k.reshape(batch * kv_heads, keys, dim).mT).view(batch, heads, rows, keys)
     if visible is not None:
         if visible.ndim >= 3 and visible.shape[-3] == kv_heads != heads:
             visible = visible.repeat_interleave(heads // kv_heads, -3)
@@ -62,8 +62,8 @@ def row_weights(
 def row_outputs(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Outputs [B, H, R, Dv] in v's dtype for weights [B, H, R, K] (edited or not) over v [B, Hkv, K, Dv]."""
     batch, heads, rows, keys = weights.shape
-    kv_heads = v.shape[1]
-    grouped = weights.reshape(batch, kv_heads, heads // kv_heads * rows, keys)
-    if v.dtype == weights.dtype:
-        return (grouped @ v).view(batch, heads, rows, -1)
-    return (grouped @ v.to(weights.dtype)).view(batch, heads, rows, -1).to(v.dtype)
+    grouped = weights.reshape(batch * v.shape[1], -1, keys)
+    same = v.dtype == weights.dtype
+    values = v.reshape(batch * v.shape[1], keys, -1)
+    output = torch.bmm(grouped, values if same else values.to(weights.dtype)).view(batch, heads, rows, -1)
+    return output if same else output.to(v.dtype)

@@ -77,7 +77,7 @@ class XAttention(Method):
         parts = [call] if len(rules) == 1 else [call.of_rows([row]) for row in range(len(rules))]
         done = [part.attend_by_phase(rule, None, inner) for part, rule in zip(parts, rules, strict=True)]
         if call.stats is not None:
-            call.stats.pairs_and_queries(decode=False)  # counted now, or every call's lists would wait for a report
+            call.stats.settle()  # counted now, or every call's lists would wait for a report
         return joined_rows([([row], attended) for row, attended in enumerate(done)])
 
     def rule(self, call, row: int, start: int, stop: int) -> Blocks | Causal:

@@ -37,32 +37,42 @@ class Tally:
 class SiteStats:
     """Counters of one method at one site. routes: prompts by the way the method sent them, for methods that route."""
 
-    __slots__ = ("_counted", "_pending", "backends", "cache_bytes_saved", "calls", "routes")
+    __slots__ = ("_backends", "_counted", "_pending", "cache_bytes_saved", "calls", "routes")
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self.calls = self.cache_bytes_saved = 0
-        self.backends: Counter[str] = Counter()
         self.routes: Counter[str] = Counter()
-        self._pending: list[tuple[Tally, bool]] = []
+        self._backends: Counter[str] = Counter()
+        self._pending: list[tuple[str, Tally, bool]] = []  # counted later: this runs in every layer of every step
         self._counted = {False: [0.0, 0], True: [0.0, 0]}
 
-    def add(self, backend: str, tally: Tally, *, decode: bool) -> None:
-        """One call that ran on `backend`."""
-        self.backends[backend] += 1
-        self._pending.append((tally, decode))
+    def add(self, backend: str, tally: Tally, decode: bool) -> None:
+        """One call that ran on `backend`, of prefill or of decode."""
+        self._pending.append((backend, tally, decode))
         if len(self._pending) >= _PENDING:
-            self.pairs_and_queries(decode=decode)
+            self.settle()
 
-    def pairs_and_queries(self, *, decode: bool) -> tuple[float, int]:
-        """Visible pairs and query rows so far, of prefill or of decode."""
-        for tally, phase in self._pending:
-            counted = self._counted[phase]
+    def settle(self) -> None:
+        """Count what has been added so far."""
+        for backend, tally, decode in self._pending:
+            self._backends[backend] += 1
+            counted = self._counted[decode]
             counted[0] += tally.pairs
             counted[1] += tally.queries
         self._pending.clear()
+
+    @property
+    def backends(self) -> Counter[str]:
+        """Calls so far by the backend they ran on."""
+        self.settle()
+        return self._backends
+
+    def pairs_and_queries(self, *, decode: bool) -> tuple[float, int]:
+        """Visible pairs and query rows so far, of prefill or of decode."""
+        self.settle()
         return tuple(self._counted[decode])
 
     def counts(self) -> dict[str, Any]:

@@ -193,6 +193,17 @@ class Call:
         """Have the attention of some query rows changed when it is computed further down, by `inner(call)`."""
         self.edits.append(edit)
 
+    def edit_as(self, owner: object, make: Callable[[Call], Edit | None]) -> None:
+        """`edit` with what `make(call)` returns, None for no edit; made once and taken by all layers of a forward.
+
+        owner: whose edit it is, one for each. For edits that do not depend on the layer.
+        """
+        memo, known = ("edit", id(owner), self.query.shape[2]), self.forward.memo
+        if memo not in known:
+            known[memo] = make(self)
+        if known[memo] is not None:
+            self.edits.append(known[memo])
+
     def of_rows(self, rows: list[int]) -> Call:
         """The same call for some rows of the batch alone.
 
@@ -262,16 +273,21 @@ class Call:
     def count(self, backend: str, rule, first: int = 0, last: int | None = None) -> None:
         """Add this call's visible pairs to the budget; `rule` None is the layer's own rule."""
         last = self.query.shape[2] if last is None else last
+        forward = self.forward
         memo = (self.end, rule if rule is not None else self.site.window, first, last)
-        tally = self.forward.tallies.get(memo)
-        if tally is None:
-            tally = self.forward.tallies[memo] = Tally(rule or self.own_rule, self._segments(rule, first, last))
-        self.stats.add(backend, tally, decode=self.forward.in_decode(self.offset + first))
+        counted = forward.tallies.get(memo)
+        if counted is None:
+            tally = Tally(rule or self.own_rule, self._segments(rule, first, last))
+            counted = forward.tallies[memo] = (tally, forward.in_decode(forward.offset + first))
+        self.stats.add(backend, *counted)
 
     def _segments(self, rule, first: int, last: int) -> tuple[tuple[int, int, int], ...]:
         """Each row's real query rows as (first, last, number of its tokens)."""
+        if self.spans is None:
+            segment = (self.offset + first, self.offset + last, self._length(rule, (0, self.end)))
+            return (segment,) * self.query.shape[0] if first < last else ()
         rows = []
-        for start, stop in self.all_spans:
+        for start, stop in self.spans:
             low, high = max(self.offset + first, start), min(self.offset + last, stop)
             if low < high:
                 rows.append((low - start, high - start, self._length(rule, (start, stop))))

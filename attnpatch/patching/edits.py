@@ -29,13 +29,14 @@ class RowsAt:
     """Which query rows an edit is looking at.
 
     first: absolute index of the first one; key_first: absolute index of the first key; batch: numbers of the batch
-    rows, None for all of them; all_visible: no key is hidden from any of the rows.
+    rows, None for all of them; plain: no key is hidden from any of the rows and there is no learned sink, so that
+    their weights sum to one.
     """
 
     first: int
     key_first: int = 0
     batch: tuple[int, ...] | None = None
-    all_visible: bool = False
+    plain: bool = False
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
         """`values` `[B, ...]` of the whole batch, for the batch rows at hand."""
@@ -84,27 +85,44 @@ class Edit:
 
 def stock_with_edits(call: Call) -> Attended:
     """The host's attention with the call's edits in it."""
-    lone = call.query.shape[2] == 1 and not call.extra.get("output_attentions")
-    if lone and all(edit.everywhere and edit.rows is None for edit in call.edits):
-        return _lone_row(call), None
+    if call.query.shape[2] == 1 and not call.extra.get("output_attentions"):
+        for edit in call.edits:
+            if not edit.everywhere or edit.rows is not None:
+                break
+        else:
+            return _lone_row(call), None
     return with_edits(call, call.unedited(), 0, None)
 
 
 def _lone_row(call: Call) -> torch.Tensor:
     """Output `[B, 1, H, Dv]` of a lone query row that is edited as a whole: a step of decoding, in few operations."""
-    visible, sinks, key, value = _visible(call, 0, 1, None), call.extra.get("s_aux"), call.key, call.value
+    visible, at = _lone_view(call)
+    key, value = call.key, call.value
     if visible is not None:
         key, value = key[:, :, : visible.shape[-1]], value[:, :, : visible.shape[-1]]
     values = kernels.row_scores(call.query, key, scale=call.scaling, visible=visible)
-    at = RowsAt(call.offset, call.key_offset, all_visible=visible is None)
-    for before_softmax in (True, False):
-        if not before_softmax:
-            plain = visible is None and sinks is None
-            values = values.softmax(-1) if plain else kernels.softmax_rows(values, sink_logits=sinks)
-        for edit in reversed(call.edits):
-            if edit.before_softmax is before_softmax:
-                values, _ = edit.change(values, at if edit.batch is None else replace(at, batch=edit.batch))
+    values = _changed(call.edits, values, at, before_softmax=True)
+    values = values.softmax(-1) if at.plain else kernels.softmax_rows(values, sink_logits=call.extra.get("s_aux"))
+    values = _changed(call.edits, values, at, before_softmax=False)
     return kernels.row_outputs(values, value).transpose(1, 2)
+
+
+def _changed(edits: list[Edit], values: torch.Tensor, at: RowsAt, *, before_softmax: bool) -> torch.Tensor:
+    for edit in reversed(edits):
+        if edit.before_softmax is before_softmax:
+            values, _ = edit.change(values, at if edit.batch is None else replace(at, batch=edit.batch))
+    return values
+
+
+def _lone_view(call: Call) -> tuple[torch.Tensor | None, RowsAt]:
+    """What a lone query row sees, and where it stands; worked out once for all layers with the same mask and keys."""
+    memo, views = ("lone", id(call.mask), call.key.shape[2], call.site.window), call.forward.memo
+    if memo not in views:
+        visible = _visible(call, 0, 1, None)
+        plain = visible is None and call.extra.get("s_aux") is None
+        at = RowsAt(call.offset, call.key_offset, plain=plain)
+        views[memo] = (visible, at, call.mask)  # the mask too: while it lives, nothing else has its id
+    return views[memo][:2]
 
 
 def with_edits(call: Call, attended: Attended, start: int, rule: kernels.Rule | None) -> Attended:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from attnpatch.patching.columns import Columns
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError, UnsupportedModelError
 
 SEEN_KEY = "attnpatch_images"  # keyword that carries what the vision-language model was given to its text model
@@ -86,13 +87,16 @@ class Images:
         self.stop: torch.Tensor = torch.where(self.rows, behind, 0)  # [B]: just behind the last image token
         self.any: bool = bool(self.rows.any())
         self.all: bool = bool(self.rows.all())
-        self._keys: dict[tuple[int, int], torch.Tensor] = {}
+        self._keys = Columns(self.mask)
+
+    @cached_property
+    def marks(self) -> Columns:
+        """fp32 `[B, T]`, 1 at image tokens."""
+        return Columns(self.mask.float())
 
     def keys(self, first: int, count: int) -> torch.Tensor:
         """Which of the keys first..first+count-1 are image tokens, bool `[B, count]`."""
-        if (first, count) not in self._keys:
-            self._keys = {(first, count): _columns(self.mask, first, count)}  # the next step asks for other keys
-        return self._keys[first, count]
+        return self._keys.at(first, count)
 
     def of_rows(self, rows: list[int]) -> Images:
         return Images(self.mask[rows], None if self.ids is None else self.ids[rows])

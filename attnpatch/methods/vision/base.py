@@ -143,4 +143,4 @@ def _find_rows(call: Call, which: torch.Tensor | None, before: int) -> Rows | No
 def boost(scores: torch.Tensor, by: torch.Tensor, size: torch.Tensor, at: RowsAt) -> torch.Tensor:
     """`scores` `[B, H, R, K]` plus `by` `[B, 1, 1, K]` times `size` `[B, H or 1, R, K]`; -inf (hidden) stays so."""
     raised = torch.addcmul(scores, size, by)
-    return raised if at.all_visible else torch.where(scores == -torch.inf, scores, raised)
+    return raised if at.plain else torch.where(scores == -torch.inf, scores, raised)

@@ -46,7 +46,7 @@ class Devils(RaisedImageScores):
         return outside(site, self.config.layers, MIDDLE) or super().check(site)
 
     def size(self, scores, at):
-        if at.all_visible:
+        if at.plain:
             return scores.abs().mean(1, keepdim=True)
         seen = scores > -torch.inf
         sizes = scores.abs().masked_fill(~seen, 0).sum(1, keepdim=True)

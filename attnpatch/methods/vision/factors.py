@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 
 
-def reweighted(weights: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+def reweighted(weights: torch.Tensor, more: torch.Tensor, *, plain: bool = False) -> torch.Tensor:
     """`weights` times 1 + `more`, renormalised: the softmax of the scores + log(1 + more).
 
     weights: `[B, H, R, K]`; more: broadcastable to it, > -1. A learned sink keeps its share of the whole, as one more
-    column would.
+    column would. plain: every row of the weights sums to one.
     """
+    if plain:
+        new = torch.addcmul(weights, weights, more)
+        return new / new.sum(-1, keepdim=True)
     change = weights * more
     return (weights + change) / (1 + change.sum(-1, keepdim=True))

@@ -180,24 +180,28 @@ class GIFT(VisionMethod):
             self._read(aside, call)
         if not self.active or aside is not None or call.images is None:
             return inner(call)
-        whole, batch = call.forward.in_whole()
-        reading: Reading | None = whole.state.get(id(self))
+        reading: Reading | None = call.forward.in_whole()[0].state.get(id(self))
         if reading is None or (call.offset and call.forward.prompt_end > call.offset):
             raise UnsupportedCallError(IN_ONE_PIECE)
         if call.layer == self.saliency_layer and not self._twice and not call.offset:
             self._read(reading, call)
-        rows = answer_rows(call) if self.enhanced(call.layer) else None
-        if rows is not None:
-
-            def emphasise(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-                key = (id(self), at.key_first, weights.shape[-1], weights.device)
-                if key not in whole.memo:  # the same in every layer
-                    whole.memo[key] = reading.parts_at(*key[1:])
-                parts = whole.memo[key] if batch is None else whole.memo[key][list(batch)]
-                return emphasised(weights, at.of(parts), beta=self.config.beta, share=self.config.head_share), None
-
-            call.edit(Edit(emphasise, first=rows.first, rows=rows.mask, everywhere=True))
+        if self.enhanced(call.layer):
+            call.edit_as(self, self._edit)
         return inner(call)
+
+    def _edit(self, call: Call) -> Edit | None:
+        rows = answer_rows(call)
+        if rows is None:
+            return None
+        whole, batch = call.forward.in_whole()
+        reading, config = whole.state[id(self)], self.config
+
+        def emphasise(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
+            parts = reading.parts_at(at.key_first, weights.shape[-1], weights.device)
+            parts = at.of(parts if batch is None else parts[list(batch)])
+            return emphasised(weights, parts, beta=config.beta, share=config.head_share, plain=at.plain), None
+
+        return Edit(emphasise, first=rows.first, rows=rows.mask, everywhere=True)
 
     def _read(self, reading: Reading, call: Call) -> None:
         config = self.config

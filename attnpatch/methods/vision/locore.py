@@ -7,6 +7,8 @@ here, and the layers are those of another hook in their code.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
 
@@ -16,6 +18,9 @@ from attnpatch.methods.vision.factors import reweighted
 from attnpatch.methods.vision.known import known_options
 from attnpatch.patching.edits import Edit, RowsAt
 from attnpatch.patching.method import register
+
+if TYPE_CHECKING:
+    from attnpatch.patching.calls import Call
 
 LAYERS = range(9, 15)  # of 32 layers
 BETA = 0.15
@@ -66,19 +71,23 @@ class LocoRE(VisionMethod):
         self.beta = known if self.config.beta is None else self.config.beta
 
     def attend(self, call, inner):
-        beta, config = self.beta, self.config
-        rows = generated_rows(call, text_rows=config.text_rows) if beta and config.window >= 0 else None
-        if rows is not None:
-            prompt, memo = call.forward.prompt_end, call.forward.memo
-
-            def raised(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-                key = (id(self), at.first, at.key_first, weights.shape[-2:])
-                if key not in memo:  # the same in every layer
-                    memo[key] = beta * recent(weights, at, prompt, config.window)
-                return reweighted(weights, memo[key]), None
-
-            call.edit(Edit(raised, first=rows.first, rows=rows.mask, everywhere=True))
+        if self.beta and self.config.window >= 0:
+            call.edit_as(self, self._edit)
         return inner(call)
+
+    def _edit(self, call: Call) -> Edit | None:
+        rows = generated_rows(call, text_rows=self.config.text_rows)
+        if rows is None:
+            return None
+        prompt, factors = call.forward.prompt_end, {}
+
+        def raised(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
+            key = (at.first, at.key_first, weights.shape[-2:])
+            if key not in factors:
+                factors[key] = self.beta * recent(weights, at, prompt, self.config.window)
+            return reweighted(weights, factors[key], plain=at.plain), None
+
+        return Edit(raised, first=rows.first, rows=rows.mask, everywhere=True)
 
 
 def recent(weights: torch.Tensor, at: RowsAt, prompt: int, window: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from pydantic import Field, Strict
 
 from attnpatch.methods.vision.base import VisionConfig, VisionMethod, answer_rows, boost
 from attnpatch.methods.vision.depth import Layers
+from attnpatch.patching.columns import Columns
 from attnpatch.patching.edits import Edit, RowsAt
 from attnpatch.patching.errors import UnsupportedCallError, UnsupportedModelError
 from attnpatch.patching.layers import select_layers
@@ -22,8 +23,8 @@ from attnpatch.patching.method import register
 from attnpatch.patching.tower import TowerRead
 
 if TYPE_CHECKING:
+    from attnpatch.patching.calls import Call
     from attnpatch.patching.forward import Forward
-    from attnpatch.patching.images import Images
 
 Factor = Annotated[float, Field(ge=0)]
 
@@ -113,42 +114,38 @@ class PAINT(VisionMethod):
         found.append(tower.entries[TowerRead(local, "received")] if config.spatial_ratio else [None] * len(found[0]))
         chosen = [choose(*one, config.top_ratio, config.spatial_ratio) for one in zip(*found, strict=True)]
         factors = [config.alpha * one.local.float() + config.beta * one.summary.float() for one in chosen]
-        forward.state[id(self), "factors"] = tower.placed(factors, forward.images.mask)
+        placed = tower.placed(factors, forward.images.mask)[:, None, None]
+        if config.head_scale is not None:
+            placed = placed * torch.tensor(config.head_scale, device=placed.device).view(1, -1, 1, 1)
+        forward.state[id(self), "factors"] = Columns(placed)
 
     def attend(self, call, inner):
-        rows = answer_rows(call) if self.config.alpha or self.config.beta else None
-        if rows is not None:
-            forward, images = call.forward, call.images
-
-            def raised(scores: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-                factors = self._columns(forward, images, at.key_first, scores.shape[-1])
-                return boost(scores, at.of(factors), scores.abs(), at), None
-
-            call.edit(Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True))
+        if self.config.alpha or self.config.beta:
+            call.edit_as(self, self._edit)
         return inner(call)
 
-    def _columns(self, forward: Forward, images: Images, first: int, count: int) -> torch.Tensor:
-        """Factors of the keys first..first+count-1, `[B, 1 or H, 1, count]`, 0 where none is raised; per forward."""
-        memo = (id(self), "factors", first, count)
-        if memo not in forward.memo:
-            known = self._factors(forward)
-            if images.mask.shape[1] > known.shape[1] and bool(images.mask[:, known.shape[1] :].any()):
-                raise UnsupportedCallError(
-                    "an image came after the first prompt of this cache, and paint chooses its tokens where a prompt "
-                    "begins. Run the whole conversation as one prompt, with a new cache."
-                )
-            part = known[:, first : first + count]
-            part = torch.nn.functional.pad(part, (0, count - part.shape[1]))[:, None, None]
-            if self.config.head_scale is not None:
-                part = part * torch.tensor(self.config.head_scale, device=part.device).view(1, -1, 1, 1)
-            forward.memo[memo] = part
-        return forward.memo[memo]
+    def _edit(self, call: Call) -> Edit | None:
+        rows = answer_rows(call)
+        if rows is None:
+            return None
+        known, mask = self._factors(call.forward), call.images.mask
+        if mask.shape[1] > known.length and bool(mask[:, known.length :].any()):
+            raise UnsupportedCallError(
+                "an image came after the first prompt of this cache, and paint chooses its tokens where a prompt "
+                "begins. Run the whole conversation as one prompt, with a new cache."
+            )
 
-    def _factors(self, forward: Forward) -> torch.Tensor:
-        """`[B, T]` for the rows of `forward`, T the length of the prompt."""
+        def raised(scores: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
+            factors = at.of(known.at(at.key_first, scores.shape[-1]))
+            return boost(scores, factors, scores.abs(), at), None
+
+        return Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True)
+
+    def _factors(self, forward: Forward) -> Columns:
+        """How much the scores of a prompt's T tokens are raised, `[B, 1 or H, 1, T]` for the rows of `forward`."""
         key = (id(self), "factors")
         if key not in forward.state:  # some rows of the batch
-            forward.state[key] = self._factors(forward.whole)[list(forward.rows)]
+            forward.state[key] = Columns(self._factors(forward.whole).values[list(forward.rows)])
         return forward.state[key]
 
 

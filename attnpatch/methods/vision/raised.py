@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from attnpatch.methods.vision.base import VisionMethod, answer_rows, boost
 from attnpatch.patching.edits import Edit, RowsAt
+
+if TYPE_CHECKING:
+    from attnpatch.patching.calls import Call
 
 
 class RaisedImageScores(VisionMethod):
@@ -19,15 +24,21 @@ class RaisedImageScores(VisionMethod):
         raise NotImplementedError
 
     def attend(self, call, inner):
-        rows = answer_rows(call) if self.config.alpha else None
-        if rows is not None:
-            images, memo = call.images, call.forward.memo
-
-            def raised(scores: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-                key = (id(self), at.batch, at.key_first, scores.shape[-1])
-                if key not in memo:  # the same in every layer
-                    memo[key] = self.config.alpha * at.image_keys(images, scores.shape[-1]).to(scores.dtype)
-                return boost(scores, memo[key], self.size(scores, at), at), None
-
-            call.edit(Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True))
+        if self.config.alpha:
+            call.edit_as(self, self._edit)
         return inner(call)
+
+    def _edit(self, call: Call) -> Edit | None:
+        rows = answer_rows(call)
+        if rows is None:
+            return None
+        images, boosts = call.images, {}
+
+        def raised(scores: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
+            key = (at.batch, at.key_first, scores.shape[-1])
+            if key not in boosts:
+                marks = at.of(images.marks.at(at.key_first, scores.shape[-1]))
+                boosts[key] = self.config.alpha * marks[:, None, None].to(scores.dtype)
+            return boost(scores, boosts[key], self.size(scores, at), at), None
+
+        return Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from attnpatch.methods.vision.gaze import positive_shift, salience_factors, saliency
+from attnpatch.patching.columns import Columns
 from attnpatch.patching.edits import ROWS_AT_ONCE, stock_weights
 from attnpatch.patching.errors import UnsupportedCallError
 
@@ -36,9 +37,10 @@ class Reading:
         self.content = content
         self.count = content.sum(1)
         self.parts = torch.stack([image, torch.zeros_like(image), question], 1).float()
-        columns = content.any(0).nonzero().flatten().tolist()
+        self._columns = Columns(self.parts)
+        among = content.any(0).nonzero().flatten().tolist()
         # Rows that have to be seen: those of content tokens and the ones before them.
-        self.first, self.stop = (columns[0] - 1, columns[-1] + 1) if columns else (0, 0)
+        self.first, self.stop = (among[0] - 1, among[-1] + 1) if among else (0, 0)
 
     @classmethod
     def of(cls, given: Given, prompt_end: int, vocabulary: Vocabulary) -> Reading:
@@ -82,8 +84,7 @@ class Reading:
 
     def parts_at(self, first: int, count: int, device: torch.device) -> torch.Tensor:
         """`parts` at the keys first..first+count-1, `[B, 3, count]`; what comes behind the prompts is in none."""
-        parts = self.parts[..., first : first + count].to(device)
-        return torch.nn.functional.pad(parts, (0, count - parts.shape[-1]))
+        return self._columns.at(first, count).to(device)
 
     @torch.no_grad()
     def shift(self, call: Call) -> torch.Tensor:
@@ -112,3 +113,4 @@ class Reading:
         image = self.image[which]
         s = saliency(self.shift(call).to(image.device), self.count[which], image, share)
         self.parts[which, 1] = (salience_factors(s, image, alpha, deviations) - 1) * image
+        self._columns = Columns(self.parts)

@@ -25,12 +25,14 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from attnpatch.kernels import row_outputs
 from attnpatch.methods.vision.base import Integers, VisionConfig, VisionMethod
 from attnpatch.methods.vision.depth import Layers
 from attnpatch.methods.vision.known import known_options
 from attnpatch.methods.vision.massive import TAU, measure_text_model, phi
 from attnpatch.methods.vision.text_rows import text_rows
 from attnpatch.methods.vision.var_measured import measure
+from attnpatch.patching.columns import Columns
 from attnpatch.patching.edits import Edit, RowsAt
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
 from attnpatch.patching.layers import select_layers
@@ -67,12 +69,12 @@ class Sinks:
 
     tokens: bool `[B, T]`, every sink of the prompt. first: `[B]`, index of the first image sink, T if there is none.
     shares: fp32 `[B, 3, T]`, 1 at sinks, at image tokens that are none, and at image tokens; all 0 in rows without an
-    image sink. visual, all_visual: has any row an image sink, have all.
+    image sink and at generated tokens. visual, all_visual: has any row an image sink, have all.
     """
 
     tokens: torch.Tensor
     first: torch.Tensor
-    shares: torch.Tensor
+    shares: Columns
     visual: bool
     all_visual: bool
 
@@ -84,7 +86,7 @@ class Sinks:
         first = torch.where(has, seen.int().argmax(1), tokens.shape[1])
         shares = torch.stack([tokens, image & ~tokens, image], 1) & has[:, None, None]
         known = has.tolist()
-        return cls(tokens, first, shares.float(), any(known), all(known))
+        return cls(tokens, first, Columns(shares.float()), any(known), all(known))
 
 
 def redistribute(
@@ -92,15 +94,15 @@ def redistribute(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[B, H, R, K]` after the move, and which rows of which heads changed, bool `[B, H, R]`.
 
-    shares: `[B, 3, T]` as in `Sinks`, of the first T <= K keys. A row's sum stays what it was.
+    shares: `[B, 3, K]` as in `Sinks`. A row's sum stays what it was.
     """
-    held, tiny = weights[..., : shares.shape[-1]], torch.finfo(weights.dtype).tiny
-    sinks, rest, _ = shares[:, None, :, None].unbind(2)  # [B, 1, 1, T]
-    on_sinks, on_rest, on_image = (held @ shares[:, None].mT).unbind(-1)
+    tiny = torch.finfo(weights.dtype).tiny
+    sinks, rest, _ = shares[:, None, :, None].unbind(2)  # [B, 1, 1, K]
+    on_sinks, on_rest, on_image = row_outputs(weights, shares.mT[:, None]).unbind(-1)
     changed = (on_image >= summ) & (on_rest >= (rho * on_image).clamp(min=tiny))
     share = (on_sinks / on_rest.clamp(min=tiny)).unsqueeze(-1)  # a sink's loss is -1 times p, another's gain this
     gain = (share * rest - sinks) * (p * changed).unsqueeze(-1)
-    return torch.cat([torch.addcmul(held, held, gain), weights[..., shares.shape[-1] :]], -1), changed
+    return torch.addcmul(weights, weights, gain), changed
 
 
 @register("var")
@@ -185,8 +187,7 @@ class VAR(VisionMethod):
             settings = {"p": self.config.p, "rho": self.config.rho, "summ": self.config.summ}
 
             def moved(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, torch.Tensor]:
-                shares = at.of(sinks.shares)[..., at.key_first : at.key_first + weights.shape[-1]]
-                return redistribute(weights, shares, **settings)
+                return redistribute(weights, at.of(sinks.shares.at(at.key_first, weights.shape[-1])), **settings)
 
             mask = self._gated(call, rows.first, rows.mask, sinks)
             # A lone new row whose weights are written out anyway needs no fused pass beside it.

@@ -48,7 +48,7 @@ def test_with_a_single_head_it_is_pai():
     scores = torch.randn(2, 1, 3, 5)
     scores[0, 0, :2, 4] = -torch.inf
     seen = scores.isfinite()
-    for at in (RowsAt(0), RowsAt(0, all_visible=True)):
+    for at in (RowsAt(0), RowsAt(0, plain=True)):
         mine, theirs = Devils().size(scores, at), PAI().size(scores, at)
         assert torch.equal(mine[seen], theirs[seen])
 
@@ -56,7 +56,7 @@ def test_with_a_single_head_it_is_pai():
 def test_heads_share_the_mean_of_those_that_see_the_token():
     scores = torch.tensor([-1.0, 3.0, -torch.inf]).view(1, 3, 1, 1)
     assert Devils().size(scores, RowsAt(0)).tolist() == [[[[2.0]]]]
-    assert Devils().size(scores[:, :2], RowsAt(0, all_visible=True)).tolist() == [[[[2.0]]]]
+    assert Devils().size(scores[:, :2], RowsAt(0, plain=True)).tolist() == [[[[2.0]]]]
 
 
 def test_only_image_columns_of_the_last_row_change():

@@ -48,9 +48,7 @@ def test_scores_of_either_sign_rise_and_an_unseen_image_token_stays_unseen():
     expected = torch.tensor([-0.8, 1.2, -torch.inf, 2.0])
     assert torch.allclose(boost(scores, by, scores.abs(), RowsAt(0)), expected)
     seen = scores.isfinite()
-    assert torch.allclose(
-        boost(scores[seen], by[seen], scores[seen].abs(), RowsAt(0, all_visible=True)), expected[seen]
-    )
+    assert torch.allclose(boost(scores[seen], by[seen], scores[seen].abs(), RowsAt(0, plain=True)), expected[seen])
 
 
 def test_only_image_columns_of_the_last_row_change():
