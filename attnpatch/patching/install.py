@@ -246,7 +246,7 @@ class Installation:
             self.states[cache] = forward.state
         eviction.close(forward, cache)
         forward.parts = {}  # they point back at it: what it held would wait for the garbage collector
-        if not forward.calls and any(patch.enabled for patch in self.patches):
+        if not forward.calls and forward.aside is None and any(patch.enabled for patch in self.patches):
             self._warn("silent", "no attention call reached attnpatch in this forward: the patch had no effect.")
 
     def _warn_switched_off(self, found: str) -> None:

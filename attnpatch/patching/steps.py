@@ -1,10 +1,12 @@
-"""A pass through the text model that is recorded, to be run once more decoder layer by decoder layer."""
+"""A pass through the text model that goes on decoder layer by decoder layer, when it is asked to."""
 
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,57 +15,66 @@ from torch import nn
 from attnpatch.patching.dispatch import FORWARD_KEY
 from attnpatch.patching.errors import UnsupportedCallError
 
+_ONE_AT_A_TIME = threading.RLock()  # a layer's forward is replaced while a pass is recorded
+
 
 class Steps:
-    """The first decoder layers of one pass, each with what it was given, until it has been run again.
+    """A pass of which the first decoder layers have run, and what the others were given, until they are run.
 
-    layers: the layers, in the order they run.
+    layers: all decoder layers, in the order they run; first, stop: the layers first..stop-1 are to be run.
     """
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], first: int, stop: int) -> None:
         self.layers = layers
-        self._purpose: Any = None
+        self.first = first
+        self.stop = stop
         self._given: dict[int, tuple[tuple, dict]] = {}  # arguments by layer
         self._last: torch.Tensor | None = None
+        self._in_tuple = False  # do layers return their output in a tuple?
 
     @contextmanager
     def recording(self, purpose: Any) -> Iterator[None]:
-        """Record the pass for this purpose (see `Given`) that runs in the `with` block."""
-        self._purpose = purpose
-        handles = [layer.register_forward_pre_hook(self._enter, with_kwargs=True) for layer in self.layers]
-        handles += [layer.register_forward_hook(self._leave, with_kwargs=True) for layer in self.layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            # What the purpose holds may hold this object: no circle that waits for the garbage collector.
-            self._purpose = self._last = None
+        """Record the pass for this purpose (see `Given`) that runs in the `with` block.
 
-    def _is_mine(self, kwargs: dict) -> bool:
-        forward = kwargs.get(FORWARD_KEY)  # another thread may run the same layers
-        return forward is not None and forward.aside is self._purpose
+        The layers before the first one asked for are computed; the others hand on what they get. The very first layer
+        is always computed: it shows what a layer returns.
+        """
+        with _ONE_AT_A_TIME:
+            replaced = [(layer, vars(layer).get("forward")) for layer in self.layers]
+            try:
+                for number, layer in enumerate(self.layers):
+                    vars(layer)["forward"] = partial(self._forward, purpose, number, layer.forward)
+                yield
+            finally:
+                for layer, own in replaced:
+                    if own is None:
+                        vars(layer).pop("forward", None)
+                    else:
+                        vars(layer)["forward"] = own
+                self._last = None
 
-    def _enter(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not self._is_mine(kwargs):
-            return
-        number = len(self._given)
-        if number and _hidden(args, kwargs) is not self._last:
+    def _forward(self, purpose: Any, number: int, computed: Callable, *args: Any, **kwargs: Any) -> Any:
+        forward = kwargs.get(FORWARD_KEY)
+        if forward is None or forward.aside is not purpose:  # another thread runs the same layers
+            return computed(*args, **kwargs)
+        hidden = _hidden(args, kwargs)
+        if 0 < number < self.stop and hidden is not self._last:
             raise UnsupportedCallError(
                 f"the text model changes the hidden states between its layers (before layer {number}), so a pass "
                 "cannot be run layer by layer."
             )
-        self._given[number] = (args, kwargs)
+        if self.first <= number < self.stop:
+            self._given[number] = (args, kwargs)
+        if 0 < number >= self.first:
+            self._last = hidden
+            return (hidden,) if self._in_tuple else hidden
+        output = computed(*args, **kwargs)
+        self._in_tuple, self._last = isinstance(output, tuple), _first(output)
+        return output
 
-    def _leave(self, layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if self._is_mine(kwargs):
-            self._last = _first(output)
-
-    def start(self, layer: int) -> torch.Tensor:
-        """Hidden states `[B, T, hidden]` that went into a layer; those before it will not be run."""
-        for before in range(layer):
-            del self._given[before]
-        return _hidden(*self._given[layer])
+    def start(self) -> torch.Tensor:
+        """Hidden states `[B, T, hidden]` that go into the first layer that is to be run."""
+        return _hidden(*self._given[self.first])
 
     def run(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """What a layer makes of `hidden` `[B, T, hidden]`, everything else as it was recorded; once per layer."""

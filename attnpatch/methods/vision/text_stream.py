@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
-from attnpatch.patching.steps import Steps
-
 if TYPE_CHECKING:
-    from torch import nn
-
     from attnpatch.patching.asides import Given
     from attnpatch.patching.calls import Call
     from attnpatch.patching.method import Method
+    from attnpatch.patching.steps import Steps
 
 Decide = Callable[[torch.Tensor], torch.Tensor]  # gains [R, H] of the heads, from their outputs [R, H, Dv]
 Attended = tuple[torch.Tensor, torch.Tensor | None]
@@ -23,7 +20,7 @@ Attended = tuple[torch.Tensor, torch.Tensor | None]
 class TextStream:
     """What the heads put out at the last token of the prompts without images, layer by layer.
 
-    In one pass all outputs are those of the model as it is. In lock step (`layers` is given) the gains chosen in a
+    In one pass all outputs are those of the model as it is. In lock step (`steps` is given) the gains chosen in a
     layer hold in this stream too: a layer runs when the prompt itself has come to it.
 
     Attributes:
@@ -31,11 +28,11 @@ class TextStream:
         rows: numbers of the batch rows that have an image, `[R]`.
     """
 
-    def __init__(self, owner: Method, layers: Sequence[nn.Module] | None, everywhere: bool) -> None:
-        """layers: decoder layers up to the last one that is asked for. everywhere: gains hold at all tokens."""
+    def __init__(self, owner: Method, steps: Steps | None, everywhere: bool) -> None:
+        """steps: the layers from the first to the last one that is asked for. everywhere: gains hold at all tokens."""
         self.owner = owner
         self.everywhere = everywhere
-        self.steps = None if layers is None else Steps(layers)
+        self.steps = steps
         self.outputs: dict[int, torch.Tensor] = {}  # by layer [R, H, Dv]
         self.rows: torch.Tensor
         self._decide: Decide | None = None
@@ -72,8 +69,8 @@ class TextStream:
         """
         if self.steps is None:
             return decide(self.outputs.pop(layer))
-        if self._hidden is None:  # before the first gain both passes are the same
-            self._next, self._hidden = layer, self.steps.start(layer)
+        if self._hidden is None:
+            self._next, self._hidden = self.steps.first, self.steps.start()
         while self._next < layer:
             self._advance()
         self._decide = decide

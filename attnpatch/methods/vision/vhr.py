@@ -17,6 +17,7 @@ from attnpatch.methods.vision.text_stream import TextStream
 from attnpatch.patching.errors import UnsupportedCallError
 from attnpatch.patching.layers import select_layers
 from attnpatch.patching.method import register
+from attnpatch.patching.steps import Steps
 
 if TYPE_CHECKING:
     from attnpatch.patching.calls import Call
@@ -70,7 +71,7 @@ class VHR(VisionMethod):
     summary = "scales the half of the heads whose output depends most on the image, chosen once per prompt"
     paper = "Vision-aware Head Divergence, ACL 2025, arXiv 2412.13949"
     neutral = "alpha = 1"
-    limits = "each prompt costs a pass over its text besides, and a second one to choose in lock step; prefill at once"
+    limits = "each prompt costs a pass over its text besides; prefill at once"
     evidence = (
         "runs on every family with image tokens and agrees with both streams written out by hand; the paper's numbers "
         "(CHAIR, LLaVA-1.5-7B) are not reproduced here, and nobody else's are known"
@@ -83,7 +84,7 @@ class VHR(VisionMethod):
     def __init__(self, config: VHRConfig | None = None, **options) -> None:
         super().__init__(config, **options)
         self._decoder = ""  # where the text model holds its decoder layers
-        self._layers = 0  # how many of them there are up to the last one whose heads are chosen
+        self._chosen = range(0)  # those from the first to the last one whose heads are chosen
 
     @classmethod
     def calibrate(cls, model, batches):
@@ -98,17 +99,19 @@ class VHR(VisionMethod):
 
     def prepare(self, sites, model):
         self._decoder = sites[0].name.rpartition(".")[0].rpartition(".")[0]
-        self._layers = max(site.layer for site in sites) + 1
+        layers = [site.layer for site in sites]
+        self._chosen = range(min(layers), max(layers) + 1)
 
     def begin(self, forward):
         if forward.samples is not None:
             raise UnsupportedCallError("vhr takes one prompt per row; run packed samples each by itself.")
         if forward.prompt_end > forward.q_len:
             raise UnsupportedCallError(IN_ONE_PIECE)
-        layers = None
+        steps = None
         if self.config.reinforce_text and self.config.alpha != 1:
-            layers = forward.given.base.get_submodule(self._decoder)[: self._layers]
-        stream = TextStream(self, layers, everywhere=self.config.rows == "all")
+            layers = forward.given.base.get_submodule(self._decoder)
+            steps = Steps(layers, self._chosen.start, self._chosen.stop)
+        stream = TextStream(self, steps, everywhere=self.config.rows == "all")
         stream.run(forward.given, drop_wrappers=self.config.drop_wrappers)
         forward.memo[id(self)] = stream
 

@@ -84,16 +84,19 @@ def test_runs_over_the_prompt_and_not_over_what_is_scored(family):
     assert short < long
 
 
-def test_every_layer_runs_once_more_in_lock_step():
+def test_every_layer_runs_once_the_chosen_ones_in_lock_step():
     model, inputs = deep_llava(6), zoo.image_prompt("llava")
     inputs["pixel_values"] = inputs["pixel_values"].double()
     spy = Spy()
     with attnpatch.apply(model, [spy, ("vhr", {"layers": (2, 4)})]), torch.no_grad():
         model(**inputs)
-    # all six once, and layers 2 to 4 again
-    assert len(spy.aside) == 6 + 3
-    assert torch.equal(spy.aside[2], spy.aside[6])  # nothing was scaled before
-    assert not torch.equal(spy.aside[3], spy.aside[7])
+    whole = Spy()
+    with attnpatch.apply(model, [whole, ("vhr", {"layers": (2, 4), "reinforce_text": False})]), torch.no_grad():
+        model(**inputs)
+    assert len(whole.aside) == 6
+    assert len(spy.aside) == 5  # layers 0 and 1 in one go, 2 to 4 in steps
+    assert all(torch.equal(mine, other) for mine, other in zip(spy.aside[:3], whole.aside[:3], strict=True))
+    assert not torch.equal(spy.aside[3], whole.aside[3])  # what layer 2 scaled
 
 
 @pytest.mark.parametrize("options", [{}, {"reinforce_text": False}])
@@ -158,27 +161,60 @@ def test_what_was_recorded_is_gone_with_the_forward(monkeypatch):
     assert alive[0]() is None
 
 
-def test_a_model_that_changes_hidden_states_between_its_layers_is_refused():
-    layers, purpose = nn.ModuleList(nn.Linear(2, 2) for _ in range(2)), object()
+class Layer(nn.Module):
+    """A decoder layer, as much of one as a pass in steps asks for."""
 
-    class Layer(nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+    def __init__(self, in_tuple: bool = False) -> None:
+        super().__init__()
+        self.inner, self.in_tuple, self.calls = nn.Linear(2, 2), in_tuple, 0
 
-        def forward(self, hidden, **kwargs):
-            return self.inner(hidden)
+    def forward(self, hidden, **kwargs):
+        self.calls += 1
+        output = self.inner(hidden)
+        return (output,) if self.in_tuple else output
 
-    layers = [Layer(layer) for layer in layers]
-    named = {FORWARD_KEY: SimpleNamespace(aside=purpose)}
-    steps = Steps(layers)
+
+def run(layers, hidden, purpose):
+    for layer in layers:
+        hidden = layer(hidden, **{FORWARD_KEY: SimpleNamespace(aside=purpose)})
+        hidden = hidden[0] if layer.in_tuple else hidden
+    return hidden
+
+
+@pytest.mark.parametrize("in_tuple", [False, True])
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_pass_in_steps_is_the_pass_and_computes_what_is_asked_for_once(first, in_tuple):
+    layers, purpose, hidden = [Layer(in_tuple) for _ in range(5)], object(), torch.ones(1, 2)
+    expected = run(layers[:4], hidden, None)
+    steps = Steps(layers, first, 4)
     with steps.recording(purpose):
+        run(layers, hidden, purpose)
+        assert torch.equal(run(layers[:4], hidden, None), expected)  # somebody else's pass
+    found = steps.start()
+    for number in range(first, 4):
+        found = steps.run(number, found)
+    assert torch.equal(found, expected)
+    assert [layer.calls for layer in layers] == [4 if first == 0 else 3, 3, 3, 3, 0]
+
+
+def test_a_model_that_changes_hidden_states_between_its_layers_is_refused():
+    layers, purpose = [Layer() for _ in range(2)], object()
+    named = {FORWARD_KEY: SimpleNamespace(aside=purpose)}
+
+    def own(hidden, **kwargs):  # as accelerate puts one in
+        return Layer.forward(layers[1], hidden, **kwargs)
+
+    layers[1].forward = own
+    with Steps(layers, 1, 2).recording(purpose):
         hidden = layers[0](torch.ones(1, 2), **named)
-        layers[0](torch.ones(1, 2), **{FORWARD_KEY: SimpleNamespace(aside=None)})  # somebody else's
         with pytest.raises(attnpatch.UnsupportedCallError, match="between its layers"):
             layers[1](hidden + 1, **named)
-    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in layers)
-    steps = Steps(layers)
-    with steps.recording(purpose):
-        output = layers[1](layers[0](torch.ones(1, 2), **named), **named)
-    assert torch.equal(steps.run(1, steps.start(1)), output)
+    assert "forward" not in vars(layers[0])
+    assert layers[1].forward is own
+
+
+def test_forwards_are_put_back_after_an_error():
+    layers = [Layer()]
+    with pytest.raises(RuntimeError, match="inside"), Steps(layers, 0, 1).recording(object()):
+        raise RuntimeError("inside")
+    assert "forward" not in vars(layers[0])
