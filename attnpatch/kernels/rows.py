@@ -22,8 +22,9 @@ def row_scores(
     scale = dim**-0.5 if scale is None else scale
     if q_rows.dtype in HALF:
         q_rows, k = q_rows.float(), k.float()
-    grouped = (q_rows * scale).reshape(batch * kv_heads, -1, dim)  # three dimensions: half the overhead of four
-    scores = torch.bmm(grouped, k.reshape(batch * kv_heads, keys, dim).mT).view(batch, heads, rows, keys)
+    grouped = (q_rows * scale).reshape(batch * kv_heads, -1, dim)  # three dimensions: less overhead than four
+    scores = torch.bmm(grouped, k.reshape(batch * kv_heads, keys, dim).transpose(1, 2))
+    scores = scores.view(batch, heads, rows, keys)
     if visible is not None:
         if visible.ndim >= 3 and visible.shape[-3] == kv_heads != heads:
             visible = visible.repeat_interleave(heads // kv_heads, -3)

@@ -8,8 +8,7 @@ out, changed by all edits, and put in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -24,8 +23,7 @@ ROWS_AT_ONCE = 128  # query rows whose weights are written out together, [B, H, 
 Attended = tuple[torch.Tensor, torch.Tensor | None]
 
 
-@dataclass(frozen=True)
-class RowsAt:
+class RowsAt(NamedTuple):
     """Which query rows an edit is looking at.
 
     first: absolute index of the first one; key_first: absolute index of the first key; batch: numbers of the batch
@@ -50,8 +48,7 @@ class RowsAt:
 Change = Callable[[torch.Tensor, RowsAt], tuple[torch.Tensor, torch.Tensor | None]]
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(NamedTuple):
     """A change of the attention of some query rows.
 
     change: takes the rows' weights `[B, H, R, K]` fp32 (scores, scaled and -inf where nothing is visible, with
@@ -72,7 +69,7 @@ class Edit:
     def of_rows(self, rows: list[int]) -> Edit:
         """The same edit for some rows of the batch alone."""
         mine = tuple(rows) if self.batch is None else tuple(self.batch[row] for row in rows)
-        return replace(self, batch=mine, rows=None if self.rows is None else self.rows[rows])
+        return self._replace(batch=mine, rows=None if self.rows is None else self.rows[rows])
 
     def of_queries(self, first: int, last: int) -> Edit | None:
         """The edit for the query rows first..last-1 of the call, None if it changes none of them."""
@@ -80,27 +77,28 @@ class Edit:
             return None
         start = max(self.first, first)
         rows = None if self.rows is None else self.rows[:, start - self.first : last - self.first]
-        return replace(self, first=start - first, rows=rows)
+        return self._replace(first=start - first, rows=rows)
 
 
 def stock_with_edits(call: Call) -> Attended:
     """The host's attention with the call's edits in it."""
-    if call.query.shape[2] == 1 and not call.extra.get("output_attentions"):
-        for edit in call.edits:
-            if not edit.everywhere or edit.rows is not None:
-                break
-        else:
-            return _lone_row(call), None
-    return with_edits(call, call.unedited(), 0, None)
+    last = call.query.shape[2] - 1
+    if call.extra.get("output_attentions"):
+        return with_edits(call, call.unedited(), 0, None)
+    for edit in call.edits:
+        if edit.first != last or not edit.everywhere or edit.rows is not None:
+            return with_edits(call, call.unedited(), 0, None)
+    edited = _last_row(call, last)
+    return (torch.cat([call.unedited()[0][:, :last], edited], 1) if last else edited), None
 
 
-def _lone_row(call: Call) -> torch.Tensor:
-    """Output `[B, 1, H, Dv]` of a lone query row that is edited as a whole: a step of decoding, in few operations."""
-    visible, at = _lone_view(call)
-    key, value = call.key, call.value
+def _last_row(call: Call, row: int) -> torch.Tensor:
+    """Output `[B, 1, H, Dv]` of the last query row, edited as a whole: a step of decoding, in few operations."""
+    visible, at = _last_view(call, row)
+    query, key, value = call.query[:, :, row:] if row else call.query, call.key, call.value
     if visible is not None:
         key, value = key[:, :, : visible.shape[-1]], value[:, :, : visible.shape[-1]]
-    values = kernels.row_scores(call.query, key, scale=call.scaling, visible=visible)
+    values = kernels.row_scores(query, key, scale=call.scaling, visible=visible)
     values = _changed(call.edits, values, at, before_softmax=True)
     values = values.softmax(-1) if at.plain else kernels.softmax_rows(values, sink_logits=call.extra.get("s_aux"))
     values = _changed(call.edits, values, at, before_softmax=False)
@@ -110,17 +108,17 @@ def _lone_row(call: Call) -> torch.Tensor:
 def _changed(edits: list[Edit], values: torch.Tensor, at: RowsAt, *, before_softmax: bool) -> torch.Tensor:
     for edit in reversed(edits):
         if edit.before_softmax is before_softmax:
-            values, _ = edit.change(values, at if edit.batch is None else replace(at, batch=edit.batch))
+            values, _ = edit.change(values, at if edit.batch is None else at._replace(batch=edit.batch))
     return values
 
 
-def _lone_view(call: Call) -> tuple[torch.Tensor | None, RowsAt]:
-    """What a lone query row sees, and where it stands; worked out once for all layers with the same mask and keys."""
-    memo, views = ("lone", id(call.mask), call.key.shape[2], call.site.window), call.forward.memo
+def _last_view(call: Call, row: int) -> tuple[torch.Tensor | None, RowsAt]:
+    """What the last query row sees, and where it stands; the same for all layers with the same mask and keys."""
+    memo, views = ("last row", id(call.mask), call.key.shape[2], call.site.window), call.forward.memo
     if memo not in views:
-        visible = _visible(call, 0, 1, None)
+        visible = _visible(call, row, row + 1, None)
         plain = visible is None and call.extra.get("s_aux") is None
-        at = RowsAt(call.offset, call.key_offset, plain=plain)
+        at = RowsAt(call.offset + row, call.key_offset, plain=plain)
         views[memo] = (visible, at, call.mask)  # the mask too: while it lives, nothing else has its id
     return views[memo][:2]
 

@@ -89,11 +89,6 @@ class Images:
         self.all: bool = bool(self.rows.all())
         self._keys = Columns(self.mask)
 
-    @cached_property
-    def marks(self) -> Columns:
-        """fp32 `[B, T]`, 1 at image tokens."""
-        return Columns(self.mask.float())
-
     def keys(self, first: int, count: int) -> torch.Tensor:
         """Which of the keys first..first+count-1 are image tokens, bool `[B, count]`."""
         return self._keys.at(first, count)

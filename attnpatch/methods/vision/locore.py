@@ -96,9 +96,10 @@ def recent(weights: torch.Tensor, at: RowsAt, prompt: int, window: int) -> torch
     prompt: absolute index of the first generated token.
     """
     rows, keys = weights.shape[-2:]
-    if rows == 1:
+    before = max(prompt - at.key_first, at.first - window - at.key_first, 0)
+    if rows == 1:  # a step of decoding
         near = weights.new_zeros(1, keys)
-        near[:, max(prompt, at.first - window) - at.key_first : at.first + 1 - at.key_first] = 1
+        near[:, before : at.first + 1 - at.key_first] = 1
         return near
     row = torch.arange(at.first, at.first + rows, device=weights.device)[:, None]
     key = torch.arange(at.key_first, at.key_first + keys, device=weights.device)

@@ -68,8 +68,8 @@ class Sinks:
     """What stands out in one layer, of the prompts of a batch.
 
     tokens: bool `[B, T]`, every sink of the prompt. first: `[B]`, index of the first image sink, T if there is none.
-    shares: fp32 `[B, 3, T]`, 1 at sinks, at image tokens that are none, and at image tokens; all 0 in rows without an
-    image sink and at generated tokens. visual, all_visual: has any row an image sink, have all.
+    shares: fp32 `[B, 3, T]`, -1 at sinks, 1 at image tokens that are none, and at image tokens; all 0 in rows without
+    an image sink and at generated tokens. visual, all_visual: has any row an image sink, have all.
     """
 
     tokens: torch.Tensor
@@ -84,9 +84,9 @@ class Sinks:
         seen = tokens & image
         has = seen.any(1)
         first = torch.where(has, seen.int().argmax(1), tokens.shape[1])
-        shares = torch.stack([tokens, image & ~tokens, image], 1) & has[:, None, None]
+        shares = torch.stack([-tokens.float(), (image & ~tokens).float(), image.float()], 1) * has[:, None, None]
         known = has.tolist()
-        return cls(tokens, first, Columns(shares.float()), any(known), all(known))
+        return cls(tokens, first, Columns(shares), any(known), all(known))
 
 
 def redistribute(
@@ -97,12 +97,12 @@ def redistribute(
     shares: `[B, 3, K]` as in `Sinks`. A row's sum stays what it was.
     """
     tiny = torch.finfo(weights.dtype).tiny
-    sinks, rest, _ = shares[:, None, :, None].unbind(2)  # [B, 1, 1, K]
-    on_sinks, on_rest, on_image = row_outputs(weights, shares.mT[:, None]).unbind(-1)
+    lost, rest, _ = shares.unsqueeze(2).unsqueeze(2).unbind(1)  # [B, 1, 1, K]
+    taken, on_rest, on_image = row_outputs(weights, shares.transpose(1, 2).unsqueeze(1)).unbind(-1)
     changed = (on_image >= summ) & (on_rest >= (rho * on_image).clamp(min=tiny))
-    share = (on_sinks / on_rest.clamp(min=tiny)).unsqueeze(-1)  # a sink's loss is -1 times p, another's gain this
-    gain = (share * rest - sinks) * (p * changed).unsqueeze(-1)
-    return torch.addcmul(weights, weights, gain), changed
+    share = (taken / on_rest.clamp(min=tiny)).unsqueeze(-1)  # minus what another token gains where a sink loses 1
+    gain = torch.addcmul(lost, share, rest, value=-1) * changed.unsqueeze(-1)
+    return torch.addcmul(weights, weights, gain, value=p), changed
 
 
 @register("var")
