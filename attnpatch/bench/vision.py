@@ -1,8 +1,9 @@
-"""What methods about images cost in generation: one prompt with an image, stock against patched, in turns."""
+"""What methods about images cost in generation: prompts with an image, stock against patched, in turns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from statistics import median
 from typing import Any
@@ -34,6 +35,7 @@ SLICE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 COLUMNS = [
+    Column("batch", "{batch}"),
     Column("method", "{method}", left=True),
     Column("first token ms", "{first_ms:,.1f}"),
     Column("of stock", "{first_ratio:.2f}x"),
@@ -48,6 +50,7 @@ def bench_vision(
     methods: Mapping[str, dict[str, Any]] | None = None,
     layers: int = 4,
     tokens: int = 32,
+    batches: Sequence[int] = (1,),
     dtype: str = "float32",
     device: str = "cpu",
     threads_used: int | None = 1,
@@ -55,12 +58,12 @@ def bench_vision(
     repeats: int = 5,
     progress: Progress = silent,
 ) -> Result:
-    """Time the first token and a whole greedy generation behind a prompt with one image.
+    """Time the first token and a whole greedy generation behind prompts with one image each.
 
     model: "sandbox:vision", or "llava-7b-slice": LLaVA-1.5-7B's shapes (576 image tokens, hidden 4096, 32 heads) with
     `layers` decoder layers, two in the vision tower and random weights. methods: options by name; by default all
-    methods about images, on the sandbox with the options of their examples. The ratio is the median over turns of
-    patched over stock.
+    methods about images, on the sandbox with the options of their examples. batches: numbers of prompts that are
+    generated for at once. The ratio is the median over turns of patched over stock.
 
     Raises AttnPatchError or ValueError for arguments out of range.
     """
@@ -68,7 +71,9 @@ def bench_vision(
         raise unknown_name("model", model, ("sandbox:vision", SLICE))
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    for name, value in (("layers", layers), ("repeats", repeats)):
+    if not batches:
+        raise AttnPatchError("batches is empty; give at least one number of prompts.")
+    for name, value in (("layers", layers), ("repeats", repeats), *(("batches", batch) for batch in batches)):
         if value < 1:
             raise AttnPatchError(f"{name} must be at least 1, got {value}.")
     if tokens < 2:
@@ -76,26 +81,30 @@ def bench_vision(
     with threads(threads_used) as count:
         timer = choose_clock(clock, device, count)
         if model == SLICE:
-            host, inputs = _slice(layers, DTYPES[dtype], device)
+            host, prompts = _slice(layers, max(batches), DTYPES[dtype], device)
             chosen = dict(methods) if methods is not None else SLICE_OPTIONS
         else:
-            host, inputs = _sandbox(DTYPES[dtype], device)
+            host, prompts = _sandbox(max(batches), DTYPES[dtype], device)
             chosen = dict(methods) if methods is not None else _examples()
-        rows = _measure(host, inputs, chosen, tokens, timer, repeats, progress)
+        total, done, rows = len(batches) * (1 + len(chosen)) * (repeats + 1), itertools.count(1), []
+        for batch in batches:
+            inputs = {name: value[:batch] for name, value in prompts.items()}
+            found = _measure(host, inputs, chosen, tokens, timer, repeats, lambda: progress(next(done), total, "runs"))
+            rows += [{"batch": batch, **row} for row in found]
         facts = machine(device)
     settings = {
         "model": model,
         "shape": shape_of(host),
         "dtype": dtype,
-        "prompt_tokens": inputs["input_ids"].shape[1],
+        "prompt_tokens": prompts["input_ids"].shape[1],
         "generated_tokens": tokens,
         "methods": {name: {key: repr(value) for key, value in options.items()} for name, options in chosen.items()},
         "clock": timer.name,
         "repeats": repeats,
     }
     notes = [
-        f"{inputs['input_ids'].shape[1]} prompt tokens with one image, {tokens} generated greedily; {timer}; runs "
-        f"alternate, medians of {repeats}",
+        f"{prompts['input_ids'].shape[1]} prompt tokens with one image, {tokens} generated greedily, for `batch` "
+        f"prompts at once; {timer}; runs alternate, medians of {repeats}",
         "the first token includes the vision tower and the prompt, and what a method does once per prompt",
     ]
     title = f"What methods about images cost: {model}"
@@ -107,20 +116,20 @@ def _examples() -> dict[str, dict[str, Any]]:
     return {name: dict(method_class(name).example_options) for name in SLICE_OPTIONS}
 
 
-def _sandbox(dtype: torch.dtype, device: str) -> tuple[Any, dict[str, torch.Tensor]]:
+def _sandbox(batch: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, torch.Tensor]]:
     from attnpatch import sandbox
     from attnpatch.sandbox.vision import DESCRIBE, scenes
 
     model, processor = sandbox.load("vision", dtype=dtype)
-    scene = scenes("biased", 1, split="dev")[0]
+    images = [scene.image for scene in scenes("biased", batch, split="dev")]
     said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": DESCRIBE[0]}]}]
     prompt = processor.apply_chat_template(said, add_generation_prompt=True)
-    inputs = processor(images=[scene.image], text=[prompt], return_tensors="pt")
+    inputs = processor(images=images, text=[prompt] * batch, return_tensors="pt")
     inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
     return model.to(device), dict(inputs.to(device))
 
 
-def _slice(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, torch.Tensor]]:
+def _slice(layers: int, batch: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, torch.Tensor]]:
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(
             hidden_size=1024,
@@ -144,9 +153,9 @@ def _slice(layers: int, dtype: torch.dtype, device: str) -> tuple[Any, dict[str,
         vision_feature_layer=-1,
     )
     generator = torch.Generator().manual_seed(0)
-    text = torch.randint(100, VOCABULARY, (1, 40), generator=generator)
-    ids = torch.cat([torch.tensor([[1]]), torch.full((1, 576), IMAGE_TOKEN), text], 1).to(device)
-    pixels = torch.randn(1, 3, 336, 336, generator=generator).to(device, dtype)
+    text = torch.randint(100, VOCABULARY, (batch, 40), generator=generator)
+    ids = torch.cat([torch.ones(batch, 1).long(), torch.full((batch, 576), IMAGE_TOKEN), text], 1).to(device)
+    pixels = torch.randn(batch, 3, 336, 336, generator=generator).to(device, dtype)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
     return random_model(config, dtype=dtype, device=device), inputs
 
@@ -158,7 +167,7 @@ def _measure(
     tokens: int,
     clock: Clock,
     repeats: int,
-    progress: Progress,
+    step: Callable[[], None],
 ) -> list[dict[str, Any]]:
     def generate(count: int) -> float:
         options = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
@@ -167,13 +176,6 @@ def _measure(
     def case(name: str | None) -> tuple[float, float]:
         with attnpatch.apply(model, name, **methods[name]) if name is not None else nullcontext():
             return generate(1), generate(tokens)
-
-    done, total = 0, (1 + len(methods)) * (repeats + 1)
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total, "generating")
 
     cases = {"unpatched": lambda: case(None)} | {name: (lambda name=name: case(name)) for name in methods}
     turns = alternate(cases, repeats, step=step)

@@ -47,7 +47,7 @@ MODEL_EXAMPLES = examples(
 OVERHEAD_EXAMPLES = examples("attnpatch bench overhead", "attnpatch bench overhead --layers 2 4 --repeats 5")
 VISION_EXAMPLES = examples(
     "attnpatch bench vision --repeats 1 --tokens 4",
-    "attnpatch bench vision --repeats 1 --tokens 4 --methods vhr pai:alpha=0.3",
+    "attnpatch bench vision --repeats 1 --tokens 4 --batches 1 4 --methods vhr",
 )
 
 KERNEL_WINDOWS = (1024, 2048)
@@ -215,6 +215,9 @@ def vision(
     ] = None,
     layers: Annotated[int, typer.Option(help=f"With {SLICE}: decoder layers.", min=1)] = 4,
     tokens: Annotated[int, typer.Option(help="Tokens to generate.", min=2)] = 32,
+    batches: Annotated[
+        list[int], typer.Option(help="Prompts that are generated for at once.", metavar="N...", min=1)
+    ] = (1,),
     dtype: Dtype = "float32",
     device: Device = "cpu",
     threads: Threads = 1,
@@ -223,7 +226,7 @@ def vision(
     output_dir: OutputDir = None,
     json: JsonFlag = False,
 ) -> None:
-    """Time generation behind a prompt with an image, stock against methods about images.
+    """Time generation behind prompts with an image, stock against methods about images.
 
     --model llava-7b-slice takes minutes and 4 GB per 4 layers.
     """
@@ -237,6 +240,7 @@ def vision(
             methods=None if parsed is None else {spec.name: spec.options for spec in parsed},
             layers=layers,
             tokens=tokens,
+            batches=batches,
             dtype=dtype,
             device=device,
             threads_used=threads,

@@ -16,6 +16,12 @@ def test_options_for_the_slice_are_options_of_each_method():
 
 
 def test_every_method_is_timed_on_the_sandbox():
-    result = bench_vision(tokens=2, repeats=1)
-    assert [row["method"] for row in result.rows] == ["unpatched", *SLICE_OPTIONS]
+    steps = []
+    result = bench_vision(
+        tokens=2, repeats=1, batches=(1, 2), progress=lambda done, total, _: steps.append((done, total))
+    )
+    assert [(row["batch"], row["method"]) for row in result.rows] == [
+        (batch, method) for batch in (1, 2) for method in ("unpatched", *SLICE_OPTIONS)
+    ]
+    assert steps[-1] == (len(steps), len(steps))
     assert all(row["first_ms"] > 0 and row["generation_ratio"] > 0 for row in result.rows)
