@@ -18,6 +18,11 @@ from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError, Unsu
 SEEN_KEY = "attnpatch_images"  # keyword that carries what the vision-language model was given to its text model
 _PIXELS = ("pixel_values", "pixel_values_videos")  # what brings images into a forward: raw,
 ENCODED = "mm_encoder_outputs"  # or as generate() has encoded them
+_NO_PIXELS = (  # what can come with a prompt and holds no image; any other argument may
+    "input_ids", "attention_mask", "position_ids", "past_key_values", "cache_position", "token_type_ids",
+    "mm_token_type_ids", "labels", "logits_to_keep", "image_sizes", "image_sizes_videos", "image_grid_thw",
+    "video_grid_thw", "second_per_grid_ts", "batch_num_images", "pixel_attention_mask", *_PIXELS, ENCODED,
+)  # fmt: skip
 _IMAGE_IDS = ("image_token_id", "video_token_id")
 _WRAPPER_IDS = (
     "vision_start_token_id", "vision_end_token_id", "boi_token_index", "eoi_token_index", "boi_token_id",
@@ -55,6 +60,14 @@ class Seen:
     def pictured(self) -> bool:
         """Did it come with images, raw or encoded?"""
         return any(self.given.get(key) is not None for key in _PIXELS) or bool(self.given.get(ENCODED))
+
+    @property
+    def bare(self) -> bool:
+        """Did it certainly come without images? An argument that is not known here may hold them."""
+        settings = (bool, int, float, str)
+        return not self.pictured and all(
+            value is None or name in _NO_PIXELS or isinstance(value, settings) for name, value in self.given.items()
+        )
 
     @cached_property
     def mask(self) -> torch.Tensor | None:
@@ -164,7 +177,8 @@ def images_of(
     """The images of the sequence up to and with this forward.
 
     seen: what the vision-language model was given, None if the text model was called by itself. given: a declared
-    mask `[B, T]`. before: what is remembered of the same cache. Raises UnsupportedCallError where it cannot be known.
+    mask `[B, T]`. before: what is remembered of the same cache. Raises UnsupportedCallError where it cannot be known,
+    and for a prompt with image tokens that came without its images.
     """
     if offset and q_len == 1 and given is None and (before is None or before.mask.shape[0] == rows):
         return before  # a generated token, the case that must be quick
@@ -186,7 +200,22 @@ def images_of(
             "the prompt came as embeddings that already hold the images, so where they stand cannot be known. Give "
             "input_ids, or say it: `with patch.images(mask): ...` with a bool mask [batch, tokens], True at images."
         )
-    return Images(mask, ids) if not offset else before.followed_by(mask, ids, offset)
+    if offset:
+        return before.followed_by(mask, ids, offset)
+    refuse_placeholders(seen)
+    return Images(mask, ids)
+
+
+def refuse_placeholders(seen: Seen) -> None:
+    """Raises UnsupportedCallError for the start of a prompt whose image tokens certainly came without their images."""
+    count = int(seen.mask.sum()) if seen.bare else 0
+    if count:
+        raise UnsupportedCallError(
+            f"the prompt holds {count} image {'token' if count == 1 else 'tokens'} (id "
+            f"{', '.join(map(str, seen.host.tokens))}), but no pixels came with it ({' or '.join(_PIXELS)}), so there "
+            "is no image to look at. Pass everything that the processor returned: model.generate(**inputs). A prompt "
+            "without an image must not hold its token."
+        )
 
 
 def refuse_no_image(asking: Iterable[Any]) -> None:

@@ -268,6 +268,50 @@ def test_tokens_of_another_processor(case):
         model(**inputs)
 
 
+def without_pixels(inputs: dict) -> dict:
+    return {name: value for name, value in inputs.items() if name != "pixel_values"}
+
+
+def test_image_tokens_without_their_pixels(family):
+    model, inputs = zoo.build(family), zoo.image_prompt(family)
+    bare = {**without_pixels(inputs), "image_grid_thw": None}
+    count = int((inputs["input_ids"] == zoo.IMAGE).sum())
+    message = rf"holds {count} image tokens \(id 100.* no pixels .*pixel_values.*generate\(\*\*inputs\)"
+    stock = logits(model, bare)
+    with attnpatch.apply(model, "pai", alpha=3.0, first_layer=0, text_only="stock") as patch:
+        with pytest.raises(attnpatch.UnsupportedCallError, match=message):
+            model.generate(**bare, max_new_tokens=1)
+        with pytest.raises(attnpatch.UnsupportedCallError, match=message):
+            logits(model, bare)
+        with patch.disabled():
+            assert torch.equal(stock, logits(model, bare))
+
+
+def test_every_method_wants_the_pixels_of_image_tokens(case):
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
+    with patched(model, case), pytest.raises(attnpatch.UnsupportedCallError, match="no pixels came with it"):
+        model(**without_pixels(inputs))
+
+
+def test_pixels_under_another_name_are_not_missed():
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
+    with attnpatch.apply(model, "pai", alpha=3.0, first_layer=0):
+        expected = logits(model, without_pixels(inputs), image_hidden_states=torch.zeros(1, 4, 32))
+    with attnpatch.apply(model, "pai", alpha=3.0, first_layer=0) as patch, patch.images(inputs["input_ids"] == 100):
+        assert torch.equal(expected, logits(model, without_pixels(inputs)))
+
+
+def test_behind_a_cache_nobody_knows_where_the_pixels_went():
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
+    length = inputs["input_ids"].shape[1]
+    more = torch.tensor([[11, zoo.IMAGE, zoo.IMAGE, 12, 13]])
+    with attnpatch.apply(model, "pai", alpha=3.0, first_layer=0) as patch, patch.prompt(length + 5):
+        cache = DynamicCache(config=model.config.get_text_config())
+        logits(model, inputs, past_key_values=cache)
+        logits(model, {"input_ids": more}, past_key_values=cache)
+    assert cache.get_seq_length() == length + 5
+
+
 def test_embeddings_that_already_hold_the_image(case):
     model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
     seen = {}
