@@ -15,7 +15,14 @@ from attnpatch.methods.vision.depth import Layers
 from attnpatch.methods.vision.emphasis import emphasised
 from attnpatch.methods.vision.known import known_options
 from attnpatch.methods.vision.reading import IN_ONE_PIECE, Reading
-from attnpatch.methods.vision.vocabulary import Content, TokenizerOption, Vocabulary, find_tokenizer, special_tokens
+from attnpatch.methods.vision.vocabulary import (
+    Content,
+    TokenizerOption,
+    Vocabulary,
+    find_tokenizer,
+    require_fit,
+    special_tokens,
+)
 from attnpatch.patching.edits import Edit, RowsAt
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
 from attnpatch.patching.layers import select_layers
@@ -209,9 +216,13 @@ class GIFT(VisionMethod):
 
 
 def vocabulary(host: ImageHost, config: GIFTConfig) -> Vocabulary:
-    """What the tokens of the model's prompts mean. Raises AttnPatchError where a tokenizer is needed and not found."""
+    """What the tokens of the model's prompts mean.
+
+    Raises AttnPatchError where a tokenizer is needed and not found, and for that of another model.
+    """
     special = special_tokens(host.text_config) | set(host.wrappers)
     if config.content == "all" and config.tokenizer is None and config.tail is None:
         return Vocabulary(special)
     tokenizer = find_tokenizer(config.tokenizer, host.module.config.name_or_path, "gift")
+    require_fit(tokenizer, host, "gift")
     return Vocabulary(special, tokenizer, config.content, config.tail)

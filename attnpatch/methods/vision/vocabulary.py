@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
@@ -11,6 +11,9 @@ from attnpatch.methods.vision.content_words import by_stop_words, content_tokens
 from attnpatch.methods.vision.question import template_tails, text_tail, without_tail
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.tokens import load_tokenizer
+
+if TYPE_CHECKING:
+    from attnpatch.patching.images import ImageHost
 
 Content = Literal["stopword", "spacy", "all"]
 
@@ -104,6 +107,26 @@ def find_tokenizer(option: str | GivenTokenizer | None, model_name: str, method:
         return load_tokenizer(option or model_name)
     except AttnPatchError as error:
         raise AttnPatchError(f"{method} reads words of the question, and {error}. {fix}") from error
+
+
+def require_fit(tokenizer: Any, host: ImageHost, method: str) -> None:
+    """Raises AttnPatchError for a tokenizer, or processor, with more tokens than the model has embeddings for.
+
+    It is another model's. Tokens that were added to it do not count: a model may never have been given rows for them.
+    One with fewer tokens proves nothing: embeddings are padded, and the language model's own knows no image token.
+    """
+    tokens = getattr(getattr(tokenizer, "tokenizer", tokenizer), "vocab_size", None)
+    rows = getattr(host.module.get_input_embeddings(), "num_embeddings", None)
+    if not isinstance(tokens, int) or rows is None:
+        return
+    rows = max(rows, getattr(host.text_config, "vocab_size", None) or 0)  # the table may be one shard of several
+    if tokens > rows:
+        raise AttnPatchError(
+            f"{method}: the tokenizer {GivenTokenizer(tokenizer)!r} has {tokens} tokens and "
+            f"{type(host.module).__name__} embeddings for {rows}, so it is another model's and would read other words "
+            "than the prompt's. Pass this model's own, tokenizer=processor, or leave tokenizer out: it is then loaded "
+            "by the model's name."
+        )
 
 
 def special_tokens(config: Any) -> set[int]:

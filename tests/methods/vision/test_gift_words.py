@@ -204,6 +204,35 @@ def test_a_model_without_a_name_needs_a_tokenizer(tmp_path):
         assert patch.methods[0].vocabulary.reads_tokens
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["tokenizer", "processor"])
+def test_the_tokenizer_of_another_model(held):
+    model, options = zoo.build("llava"), {"saliency_layer": 0, "layers": (1,)}
+    tokenizer = words(129)
+    given = SimpleNamespace(tokenizer=tokenizer) if held else tokenizer
+    message = r"has 129 tokens and LlavaModel embeddings for 128, so it is another model's.*tokenizer=processor"
+    with pytest.raises(attnpatch.AttnPatchError, match=message):
+        attnpatch.apply(model, "gift", tokenizer=given, **options)
+    with pytest.raises(attnpatch.AttnPatchError, match=message):
+        GIFT.calibrate(model, [zoo.image_prompt("llava")], tokenizer=given)
+    assert attnpatch.patches(model) == []
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl"])
+def test_a_tokenizer_may_be_smaller_than_the_embeddings_and_have_tokens_added_to_it(family):
+    model, options = zoo.build(family), {"saliency_layer": 0, "layers": (1,)}
+    small, full, added = words(40), words(128), words(126)
+    added.add_tokens(["<one>", "<two>", "<three>", "<four>"])
+    assert len(added) == 130
+    for tokenizer in (small, full, added):  # that of 40 does not know the image token, id 100
+        with attnpatch.apply(model, "gift", tokenizer=tokenizer, **options) as patch:
+            assert patch.methods[0].vocabulary.reads_tokens
+
+
+def words(count: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({f"word{number}": number for number in range(count)}, unk_token="word0"))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="word0")
+
+
 def test_a_config_with_a_tokenizer_can_be_saved_and_printed(tmp_path):
     tokenizer = word_pieces(LLAVA)
     gift = GIFT(tokenizer=tokenizer, alpha=2.0)
