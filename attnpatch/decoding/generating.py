@@ -33,6 +33,7 @@ def generate(
         AttnPatchError: an unknown companion or option, a value out of range, or inputs that lack what it needs.
         TypeError: inputs that are no mapping.
         UnsupportedModelError: a model without image tokens, for companions about images.
+        UnsupportedCallError: a batch without any image, for the same ones; `text_only="stock"` lets it through.
     """
     if not isinstance(inputs, Mapping):
         raise TypeError(f"inputs must be what the model's processor returns, got {type(inputs).__name__}.")

@@ -12,8 +12,8 @@ from pydantic import Field
 from attnpatch.decoding.branch import Branch
 from attnpatch.decoding.companion import Companion
 from attnpatch.decoding.contrast import ContrastProcessor, ruled_out
-from attnpatch.decoding.prompts import read_prompts
-from attnpatch.patching.configured import Config
+from attnpatch.decoding.prompts import pictured_prompts
+from attnpatch.patching.configured import Config, TextOnly
 
 
 class GuidanceConfig(Config):
@@ -21,6 +21,7 @@ class GuidanceConfig(Config):
     cut: float = Field(
         0.1, ge=0, le=1, description="tokens below this share of the most probable one's probability are ruled out"
     )
+    text_only: TextOnly = "error"
 
 
 class ImageGuidance(Companion):
@@ -40,7 +41,7 @@ class ImageGuidance(Companion):
     small_options = ({"gamma": 4.0}, {"gamma": 2.0, "cut": 0.0})
 
     def processor(self, model, inputs):
-        prompts = read_prompts(model, inputs)
+        prompts = pictured_prompts(self, model, inputs)
         without = prompts.without_images() if prompts.images.any else {}
         return ContrastProcessor(prompts, Branch(prompts.model, without, images=False), self.combine)
 

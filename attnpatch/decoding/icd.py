@@ -15,8 +15,9 @@ from pydantic import Field
 from attnpatch.decoding.branch import Branch
 from attnpatch.decoding.companion import Companion
 from attnpatch.decoding.contrast import ContrastProcessor
-from attnpatch.decoding.prompts import Prompts, read_prompts
+from attnpatch.decoding.prompts import Prompts, pictured_prompts
 from attnpatch.decoding.vcd import ContrastConfig, contrasted
+from attnpatch.patching.configured import TextOnly
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.text_only import PER_TOKEN
 
@@ -25,6 +26,7 @@ class ICDConfig(ContrastConfig):
     prefix_ids: list[int] = Field(
         min_length=1, description="token ids of the disturbance, put behind the last image token of each prompt"
     )
+    text_only: TextOnly = "error"
 
 
 class InstructionContrast(Companion):
@@ -42,7 +44,7 @@ class InstructionContrast(Companion):
     small_options = ({"alpha": 4.0, "prefix_ids": [11, 12]},)
 
     def processor(self, model, inputs):
-        prompts = read_prompts(model, inputs)
+        prompts = pictured_prompts(self, model, inputs)
         other = self._disturbed(prompts) if prompts.images.any else {}
         return ContrastProcessor(prompts, Branch(prompts.model, other, images=True), self.combine)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
-from attnpatch.patching.images import ImageHost, Images, image_host, look
+from attnpatch.patching.images import ImageHost, Images, Seen, image_host, look, refuse_no_image, refuse_placeholders
 from attnpatch.patching.sites import attention_layers, text_base, unwrap
 from attnpatch.patching.text_only import PER_TOKEN, text_only
+
+if TYPE_CHECKING:
+    from attnpatch.decoding.companion import Companion
 
 _REFUSED = {
     "inputs_embeds": "where the images stand in embeddings cannot be known; give input_ids",
@@ -80,3 +83,16 @@ def read_prompts(model: Any, inputs: Mapping[str, Any]) -> Prompts:
             )
         inputs["attention_mask"] = torch.ones_like(ids)
     return Prompts(outer, host, inputs, Images(look(host, inputs).mask, ids))
+
+
+def pictured_prompts(companion: Companion, model: Any, inputs: Mapping[str, Any]) -> Prompts:
+    """The prompts in `inputs`, for a companion about images.
+
+    Raises as `read_prompts`, and UnsupportedCallError for image tokens without their images, and where no prompt holds
+    an image and the companion does not let such prompts pass.
+    """
+    prompts = read_prompts(model, inputs)
+    refuse_placeholders(Seen(prompts.host, prompts.inputs))
+    if not prompts.images.any:
+        refuse_no_image([companion])
+    return prompts

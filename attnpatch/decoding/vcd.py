@@ -15,8 +15,8 @@ from attnpatch.decoding.branch import Branch
 from attnpatch.decoding.companion import Companion
 from attnpatch.decoding.contrast import ContrastProcessor, ruled_out
 from attnpatch.decoding.noise import STEPS, Schedule, kept_share, noised
-from attnpatch.decoding.prompts import Prompts, read_prompts
-from attnpatch.patching.configured import Config
+from attnpatch.decoding.prompts import Prompts, pictured_prompts
+from attnpatch.patching.configured import Config, TextOnly
 from attnpatch.patching.errors import AttnPatchError
 
 _PIXELS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
@@ -33,6 +33,7 @@ class VCDConfig(ContrastConfig):
     noise_step: int = Field(500, ge=0, le=STEPS, description="steps of noise, of 1000; 0 leaves the image as it is")
     schedule: Schedule = Field("linear", description="growth of the noise per step; the released code's is sigmoid")
     seed: int = Field(0, ge=0, description="seed of the noise, the same for every prompt")
+    text_only: TextOnly = "error"
 
 
 class VisualContrast(Companion):
@@ -54,7 +55,7 @@ class VisualContrast(Companion):
     small_options = ({"alpha": 4.0}, {"alpha": 2.0, "beta": 0.0, "noise_step": 900})
 
     def processor(self, model, inputs):
-        prompts = read_prompts(model, inputs)
+        prompts = pictured_prompts(self, model, inputs)
         other = self._noised(prompts) if prompts.images.any else {}
         return ContrastProcessor(prompts, Branch(prompts.model, other, images=True), self.combine)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attnpatch.patching.errors import AttnPatchError, did_you_mean
+
+TextOnly = Annotated[  # an option of everything that is about images; its default is "error"
+    Literal["error", "stock"],
+    Field(description="a batch without any image: refuse it, or let it through untouched"),
+]
 
 
 class Config(BaseModel):

@@ -23,6 +23,10 @@ _NO_PIXELS = (  # what can come with a prompt and holds no image; any other argu
     "mm_token_type_ids", "labels", "logits_to_keep", "image_sizes", "image_sizes_videos", "image_grid_thw",
     "video_grid_thw", "second_per_grid_ts", "batch_num_images", "pixel_attention_mask", *_PIXELS, ENCODED,
 )  # fmt: skip
+_ACTS = {  # on what, and how it is called, by kind
+    "method": ("acts on attention to images", "attnpatch.apply(model"),
+    "companion": ("changes the logits of prompts with images", "attnpatch.decoding.generate(model, inputs"),
+}
 _IMAGE_IDS = ("image_token_id", "video_token_id")
 _WRAPPER_IDS = (
     "vision_start_token_id", "vision_end_token_id", "boi_token_index", "eoi_token_index", "boi_token_id",
@@ -219,11 +223,12 @@ def refuse_placeholders(seen: Seen) -> None:
 
 
 def refuse_no_image(asking: Iterable[Any]) -> None:
-    """Raises UnsupportedCallError if a method of `asking` does not let prompts without any image pass."""
-    for method in asking:
-        if getattr(method.config, "text_only", "stock") == "error":
+    """Raises UnsupportedCallError if a method or companion does not let prompts without any image pass."""
+    for one in asking:
+        if getattr(one.config, "text_only", "stock") == "error":
+            acts, call = _ACTS[one.kind]
             raise UnsupportedCallError(
-                f"no prompt of this batch holds an image, and method {method.name!r} acts on attention to images, so "
-                f"it would do nothing. Pass the images with the prompt, or let such prompts through untouched: "
-                f"attnpatch.apply(model, {method.name!r}, text_only='stock')."
+                f"no prompt of this batch holds an image, and {one.kind} {one.name!r} {acts}, so it would do nothing. "
+                "Pass the images with the prompt, or let such prompts through untouched: "
+                f"{call}, {one.name!r}, text_only='stock')."
             )

@@ -7,7 +7,7 @@ import torch
 
 from attnpatch import AttnPatchError, UnsupportedCallError, UnsupportedModelError, decoding
 from tests import zoo
-from tests.decoding.cases import STEPS
+from tests.decoding.cases import FULL, STEPS
 from tests.methods.vision.prompts import batch
 
 
@@ -91,12 +91,41 @@ def test_inputs_that_cannot_be_read():
         decoding.build("icd", prefix_ids=[500]).processor(model, inputs)
 
 
-def test_text_alone_is_left_as_it_is():
-    model = zoo.build("llava")
-    text = zoo.text_batch()
-    stock = model.generate(**text, **STEPS)
-    for name in ("guidance", "vcd"):
-        assert torch.equal(decoding.generate(model, text, name, **STEPS), stock)
+ABOUT_IMAGES = {"guidance": {}, "vcd": {}, "icd": {"prefix_ids": [11, 12]}}
+
+
+@pytest.mark.parametrize("name", ABOUT_IMAGES)
+def test_text_alone_is_refused_or_left_as_it_is(name):
+    model, text = zoo.build("llava"), zoo.text_batch()
+    stock = model.generate(**text, **STEPS, **FULL)
+    message = rf"companion '{name}' .*generate\(model, inputs, '{name}', text_only='stock'\)"
+    with pytest.raises(UnsupportedCallError, match=rf"no prompt of this batch holds an image, and {message}"):
+        decoding.generate(model, text, name, **ABOUT_IMAGES[name], **STEPS)
+    with pytest.raises(UnsupportedCallError, match="text_only='stock'"):
+        decoding.build(name, **ABOUT_IMAGES[name]).processor(model, text)
+    found = decoding.generate(model, text, name, text_only="stock", **ABOUT_IMAGES[name], **STEPS, **FULL)
+    assert torch.equal(found.sequences, stock.sequences)
+    assert torch.equal(torch.stack(found.scores), torch.stack(stock.scores))
+    with pytest.raises(AttnPatchError, match="option text_only='stok'"):
+        decoding.build(name, text_only="stok", **ABOUT_IMAGES[name])
+
+
+def test_sgrs_is_not_about_images_and_asks_for_none():
+    model, text = zoo.build("llava"), {name: value[:1] for name, value in zoo.text_batch().items()}
+    assert "text_only" not in decoding.companion_class("sgrs").Config.model_fields
+    for include_prompt in (False, True):
+        sampled = {**STEPS, "do_sample": True, "layers": [0, 1], "include_prompt": include_prompt}
+        length = text["input_ids"].shape[1]
+        assert decoding.generate(model, text, "sgrs", **sampled).shape == (1, length + 4)
+
+
+@pytest.mark.parametrize("name", ABOUT_IMAGES)
+def test_image_tokens_without_their_pixels(name):
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
+    del inputs["pixel_values"]
+    for text_only in ("error", "stock"):
+        with pytest.raises(UnsupportedCallError, match=r"holds 4 image tokens \(id 100\), but no pixels came with it"):
+            decoding.generate(model, inputs, name, text_only=text_only, **ABOUT_IMAGES[name], **STEPS)
 
 
 def test_a_processor_serves_one_call_and_its_own_prompts():

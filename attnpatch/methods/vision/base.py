@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, Strict, ValidationError
 
 from attnpatch.methods.vision.profile import Profile, read_profile
+from attnpatch.patching.configured import TextOnly
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.method import Config, Method, build_config
 
@@ -25,9 +26,7 @@ Integers = Annotated[tuple[int, ...], Strict(False)]  # also given as a list, as
 
 
 class VisionConfig(Config):
-    text_only: Literal["error", "stock"] = Field(
-        "error", description="a batch without any image: refuse it, or let it through untouched"
-    )
+    text_only: TextOnly = "error"
     profile: str | None = Field(
         None, description="file of `attnpatch calibrate`; fills the options that are not given here"
     )
