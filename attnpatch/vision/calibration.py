@@ -13,7 +13,7 @@ from attnpatch.patching.apply import patches
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.method import build_config, method_class, methods
 from attnpatch.patching.sites import text_base, unwrap
-from attnpatch.vision.prompts import prompt_inputs
+from attnpatch.vision.prompts import own_processor, prompt_inputs
 
 QUESTION = "Please describe this image in detail."
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -38,7 +38,7 @@ def calibrate(
         command: how to make the profile again, to be written into it.
 
     Raises AttnPatchError: a method that has nothing to calibrate, no image, an image that cannot be read, a patched
-    model, or a model on which nothing was found.
+    model, the processor of another model, or a model on which nothing was found.
     """
     cls = calibrated_class(method)
     asked = [questions] if isinstance(questions, str) else list(questions or [QUESTION])
@@ -52,9 +52,10 @@ def calibrate(
     opened = [opened_image(image) for image in images]
     # A method that reads the words of a question takes what they were written with.
     reads = "tokenizer" in inspect.signature(cls.calibrate).parameters
-    found = cls.calibrate(
-        unwrap(model), _batches(model, processor, opened, asked), **({"tokenizer": processor} if reads else {})
-    )
+    with own_processor(model):
+        found = cls.calibrate(
+            unwrap(model), _batches(model, processor, opened, asked), **({"tokenizer": processor} if reads else {})
+        )
     profile = Profile.of(cls.name, text_base(unwrap(model)).config, found, command)
     build_config(cls, profile.options)  # what was measured must be something the method takes
     return profile

@@ -21,7 +21,7 @@ from attnpatch.patching.sites import inspect_model
 from attnpatch.vision.capture import captured
 from attnpatch.vision.maps import grid_map, on_picture, region_of, tiles_of
 from attnpatch.vision.pictures import opened
-from attnpatch.vision.prompts import prompt_inputs
+from attnpatch.vision.prompts import own_processor, prompt_inputs
 from attnpatch.vision.refine import box_around, largest_parts, refined, top_mask
 
 GENERAL = "Write a general description of the image."
@@ -95,7 +95,8 @@ def carve(
         options: see config.
 
     Raises:
-        AttnPatchError: an unknown option or a value out of range, a picture that cannot be read, an empty question.
+        AttnPatchError: an unknown option or a value out of range, a picture that cannot be read, an empty question,
+            the processor of another model.
         UnsupportedModelError: a model whose image tokens cannot be placed on the picture, or a layer that it lacks.
     """
     settings = _Carve(config, **options).config
@@ -166,7 +167,7 @@ def _again(model: Any, processor: Any, shown: Any, question: str, settings: Carv
 
 
 def _generate(model: Any, inputs: dict[str, Any], settings: CarveConfig) -> torch.Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), own_processor(model):
         return model.generate(**inputs, max_new_tokens=settings.max_new_tokens, do_sample=False, num_beams=1)
 
 

@@ -18,7 +18,7 @@ from attnpatch.patching.sites import inspect_model
 from attnpatch.vision.capture import captured
 from attnpatch.vision.maps import Tile, tiles_of
 from attnpatch.vision.pictures import opened
-from attnpatch.vision.prompts import prompt_inputs
+from attnpatch.vision.prompts import own_processor, prompt_inputs
 
 FAR_OUT = 3.0  # interquartile distances above the third quartile from which on attention is an outlier
 
@@ -71,8 +71,8 @@ def look(
         token: number of the answer's token, the first is 0.
 
     Raises:
-        AttnPatchError: a picture that cannot be read, an empty question, a layer that does not exist, or an answer
-            without so many tokens.
+        AttnPatchError: a picture that cannot be read, an empty question, a layer that does not exist, the processor
+            of another model, or an answer without so many tokens.
         UnsupportedModelError: a model whose image tokens cannot be placed on the picture, or one that a method cannot
             patch.
     """
@@ -105,7 +105,7 @@ def _run(model: Any, processor: Any, inputs: dict[str, Any], label: str, layers:
             massive[layer] = ((found >= TAU) & (found[0] >= TAU)).any(-1)[image].cpu()
 
     def generate() -> torch.Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), own_processor(model):
             return model.generate(**inputs, max_new_tokens=token + 1, do_sample=False, num_beams=1)
 
     with residual_stream(model, see):

@@ -65,7 +65,10 @@ def tiles_of(model: torch.nn.Module, processor: Any, inputs: dict[str, Any], siz
 
 def _require(fits: bool, found: str) -> None:
     if not fits:
-        raise AttnPatchError(f"the picture {found}, so its tokens cannot be placed. Give one picture per prompt.")
+        raise AttnPatchError(
+            f"the picture {found}, so its tokens cannot be placed. Give one picture per prompt, "
+            "made by the model's own processor."
+        )
 
 
 def _square(first: int, count: int, box: Box) -> Tile:

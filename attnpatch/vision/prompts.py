@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from attnpatch.patching.errors import AttnPatchError
+
+# What transformers says of image tokens that do not fit: the processor, of its own parts, and the model.
+_MISFIT = re.compile(r"mismatch in `image` token count|image features and image tokens do not match", re.IGNORECASE)
 
 
 def prompt_text(processor: Any, question: str, pictures: int = 1) -> str:
@@ -24,7 +32,8 @@ def prompt_text(processor: Any, question: str, pictures: int = 1) -> str:
 def prompt_inputs(model: torch.nn.Module, processor: Any, image: Any, question: str) -> dict[str, Any]:
     """What `model` takes to be asked `question` about a PIL image, or a list of them.
 
-    Tensors are where the model is, pixels in its dtype. Raises TypeError for a tokenizer in place of the processor.
+    Tensors are where the model is, pixels in its dtype. Raises TypeError for a tokenizer in place of the processor,
+    AttnPatchError for a processor whose image tokens are not the model's.
     """
     if not hasattr(processor, "tokenizer"):
         raise TypeError(
@@ -34,7 +43,11 @@ def prompt_inputs(model: torch.nn.Module, processor: Any, image: Any, question: 
     images = image if isinstance(image, list) else [image]
     text, start = prompt_text(processor, question, len(images)), processor.tokenizer.bos_token
     specials = not (start and text.startswith(start))  # else the template has written the first token already
-    found = processor(text=[text], images=[images], add_special_tokens=specials, return_tensors="pt")
+    with own_processor(model):
+        found = processor(text=[text], images=[images], add_special_tokens=specials, return_tensors="pt")
+    token = getattr(model.config, "image_token_id", None)
+    if token is not None and not bool((found["input_ids"] == token).any()):
+        raise _misfit(model, f"in a prompt with a picture none of its tokens has the model's image_token_id, {token}")
     device = model.get_input_embeddings().weight.device
     return {
         name: value.to(device, model.dtype if value.is_floating_point() else None)
@@ -42,3 +55,22 @@ def prompt_inputs(model: torch.nn.Module, processor: Any, image: Any, question: 
         else value
         for name, value in found.items()
     }
+
+
+@contextmanager
+def own_processor(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, transformers' error about image tokens that do not fit becomes an AttnPatchError with a likely cause."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, AttnPatchError) or not _MISFIT.search(str(error)):
+            raise
+        reason = str(error).partition(" Likely")[0]  # what follows is a guess at another cause
+        raise _misfit(model, reason) from error
+
+
+def _misfit(model: torch.nn.Module, found: str) -> AttnPatchError:
+    return AttnPatchError(
+        f"the processor does not fit {type(model).__name__}: {found.rstrip('.')}. The processor may belong to another "
+        "model: load this one's with AutoProcessor.from_pretrained on its own id."
+    )

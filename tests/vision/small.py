@@ -25,6 +25,14 @@ def small_model(**changes):
     return model
 
 
+def used_model():
+    """A small model that has run once: transformers hangs hooks of its own into it on the first run."""
+    model, inputs = small_model(), processor()(text="<image>", images=picture(), return_tensors="pt")
+    with torch.no_grad():
+        model.generate(**inputs, max_new_tokens=1)
+    return model
+
+
 @cache
 def processor():
     return build_processor()

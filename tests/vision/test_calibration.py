@@ -53,6 +53,13 @@ def test_a_profile_from_a_folder_is_taken_by_apply(processor, folder, tmp_path):
     assert not attnpatch.patches(model)
 
 
+def test_the_processor_of_another_model():
+    wrong, images = make_processor(), [Image.new("RGB", (28, 28))]
+    wrong.patch_size = 28
+    with pytest.raises(attnpatch.AttnPatchError, match=r"do not match.* The processor may belong to another model"):
+        calibrate(build("llava"), wrong, "vhr", images, "Is there a cat ?")
+
+
 @pytest.mark.parametrize("method", ["vhr", "gift"])
 def test_the_other_methods_are_calibrated_too(method, processor):
     images = [Image.new("RGB", (28, 28), (100 * number, 9, 9)) for number in range(2)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
 import attnpatch
-from attnpatch.vision import carve
+from attnpatch.sandbox.vision.processor import build_processor
+from attnpatch.vision import carve, look
 from attnpatch.vision.capture import Capture, captured
 from attnpatch.vision.carving import contrast, weighted
 from attnpatch.vision.prompts import prompt_inputs
@@ -16,14 +19,14 @@ from attnpatch.vision.refine import box_around, largest_parts, magnified, refine
 from tests import zoo
 from tests.methods.vision.prompts import FAMILIES
 from tests.snapshots import generated_logits, same, structure
-from tests.vision.small import QUESTION, picture, processor, small_model
+from tests.vision.small import QUESTION, picture, processor, used_model
 
 SMALL = {"suffix": "", "general": "Describe the image .", "max_new_tokens": 4}
 
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model()
+    return used_model()
 
 
 def answer(model, shown, question=QUESTION, tokens=4) -> str:
@@ -227,6 +230,53 @@ def test_bad_input(model, image, question, options, message):
 def test_a_tokenizer_in_place_of_the_processor(model):
     with pytest.raises(TypeError, match=r"processor must be .* AutoProcessor.from_pretrained"):
         carve(model, processor().tokenizer, picture(), QUESTION)
+
+
+def made_for_another(what: str):
+    """A processor that is wrong about the small model: about its tower, or about its own tokenizer."""
+    wrong = build_processor()
+    if what == "patches":
+        wrong.patch_size = 16
+    else:
+        wrong.image_token_id = 34  # a word that no prompt here holds
+    return wrong
+
+
+@pytest.mark.parametrize("run", [partial(carve, **SMALL), look])
+@pytest.mark.parametrize(
+    ("what", "found"),
+    [
+        ("patches", "Image features and image tokens do not match, tokens: 9, features: 2304"),
+        ("tokenizer", r"Mismatch in `image` token count .* Got ids=\[0\] and text=\[36\]"),
+    ],
+)
+def test_the_processor_of_another_model(model, run, what, found):
+    before = structure(model)
+    message = rf"does not fit LlavaFor.*: {found}\. The processor may belong to another model: .*from_pretrained"
+    with pytest.raises(attnpatch.AttnPatchError, match=message) as refusal:
+        run(model, made_for_another(what), picture(), QUESTION)
+    assert type(refusal.value.__cause__) is ValueError
+    assert structure(model) == before
+
+
+@pytest.mark.parametrize("run", [partial(carve, **SMALL), look])
+@pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl", "llava_next", "idefics3"])
+def test_the_processor_of_a_model_with_another_image_token(family, run):
+    message = "none of its tokens has the model's image_token_id, 100. The processor may belong to another model"
+    with pytest.raises(attnpatch.AttnPatchError, match=message):
+        run(zoo.build(family), processor(), picture(), QUESTION)
+
+
+@pytest.mark.parametrize("run", [partial(carve, **SMALL), look])
+@pytest.mark.parametrize("error", [ValueError("Image features are odd"), attnpatch.AttnPatchError("image tokens")])
+def test_other_errors_are_told_as_they_are(model, run, error, monkeypatch):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(model, "generate", fail)
+    with pytest.raises(ValueError, match=str(error)) as found:
+        run(model, processor(), picture(), QUESTION)
+    assert found.value is error
 
 
 def test_neither_picture_nor_file(model):

@@ -16,12 +16,12 @@ from attnpatch.vision.drawing import draw
 from attnpatch.vision.looking import outliers
 from attnpatch.vision.prompts import prompt_inputs
 from tests.snapshots import structure
-from tests.vision.small import QUESTION, picture, processor, small_model
+from tests.vision.small import QUESTION, picture, processor, small_model, used_model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model()
+    return used_model()
 
 
 @pytest.fixture(scope="module")
