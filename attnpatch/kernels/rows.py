@@ -22,7 +22,9 @@ def row_scores(
     scale = dim**-0.5 if scale is None else scale
     if q_rows.dtype in HALF:
         q_rows, k = q_rows.float(), k.float()
-    grouped = (q_rows * scale).reshape(batch * kv_heads, -1, dim)  # three dimensions: less overhead than four
+    grouped = (q_rows * scale).reshape(
+        batch * kv_heads, heads // kv_heads * rows, dim
+    )  # three dimensions: less overhead than four
     scores = torch.bmm(grouped, k.reshape(batch * kv_heads, keys, dim).transpose(1, 2))
     scores = scores.view(batch, heads, rows, keys)
     if visible is not None:
@@ -63,8 +65,9 @@ def row_weights(
 def row_outputs(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Outputs [B, H, R, Dv] in v's dtype for weights [B, H, R, K] (edited or not) over v [B, Hkv, K, Dv]."""
     batch, heads, rows, keys = weights.shape
-    grouped = weights.reshape(batch * v.shape[1], -1, keys)
+    _, kv_heads, _, dim = v.shape
+    grouped = weights.reshape(batch * kv_heads, heads // kv_heads * rows, keys)
     same = v.dtype == weights.dtype
-    values = v.reshape(batch * v.shape[1], keys, -1)
-    output = torch.bmm(grouped, values if same else values.to(weights.dtype)).view(batch, heads, rows, -1)
+    values = v.reshape(batch * kv_heads, keys, dim)
+    output = torch.bmm(grouped, values if same else values.to(weights.dtype)).view(batch, heads, rows, dim)
     return output if same else output.to(v.dtype)

@@ -57,12 +57,12 @@ class SiteStats:
 
     def settle(self) -> None:
         """Count what has been added so far."""
-        for backend, tally, decode in self._pending:
+        pending, self._pending = self._pending, []
+        for backend, tally, decode in pending:
             self._backends[backend] += 1
             counted = self._counted[decode]
             counted[0] += tally.pairs
             counted[1] += tally.queries
-        self._pending.clear()
 
     @property
     def backends(self) -> Counter[str]:

@@ -29,5 +29,6 @@ class Columns:
         """Values of the keys first..first+count-1, `[..., count]`."""
         missing = first + count - self._wide.shape[-1]
         if missing > 0:
-            self._wide = F.pad(self._wide, (0, missing + _ROOM))
+            with torch.inference_mode(False):  # a later call may want gradients
+                self._wide = F.pad(self._wide, (0, missing + _ROOM))
         return self._wide.narrow(-1, first, count)

@@ -17,7 +17,6 @@ from attnpatch.patching.masks import LazyMask
 
 if TYPE_CHECKING:
     from attnpatch.patching.calls import Call
-    from attnpatch.patching.images import Images
 
 ROWS_AT_ONCE = 128  # query rows whose weights are written out together, [B, H, 128, K] fp32
 Attended = tuple[torch.Tensor, torch.Tensor | None]
@@ -40,10 +39,6 @@ class RowsAt(NamedTuple):
         """`values` `[B, ...]` of the whole batch, for the batch rows at hand."""
         return values if self.batch is None else values[list(self.batch)]
 
-    def image_keys(self, images: Images, keys: int) -> torch.Tensor:
-        """Which of the `keys` keys are image tokens, bool `[B, 1, 1, keys]`; `images` of the whole batch."""
-        return self.of(images.keys(self.key_first, keys))[:, None, None]
-
 
 Change = Callable[[torch.Tensor, RowsAt], tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -56,7 +51,7 @@ class Edit(NamedTuple):
         changed, None for all. It must not write into its argument.
     first: the first query row of the call that may change.
     rows: bool `[B, Q - first]`, which rows from there on may change, None for all.
-    everywhere: it changes every head of every row it may change, so what was there before is not needed.
+    everywhere: the rows it may change can be computed anew as a whole, whatever of them it changes.
     """
 
     change: Change
@@ -109,6 +104,8 @@ def _changed(edits: list[Edit], values: torch.Tensor, at: RowsAt, *, before_soft
     for edit in reversed(edits):
         if edit.before_softmax is before_softmax:
             values, _ = edit.change(values, at if edit.batch is None else at._replace(batch=edit.batch))
+            if len(edits) > 1:
+                at = at._replace(plain=False)  # the next one cannot know what this one did
     return values
 
 

@@ -155,3 +155,25 @@ class Forward:
             "drafted tokens, and the method treats the two differently. Say where the prompt ends with "
             "`with patch.prompt(input_ids.shape[1]): model.generate(...)`."
         )
+
+
+def fitting_samples(
+    samples: tuple[PackedSample, ...],
+    tokens: torch.Tensor,
+    positions: torch.Tensor | None,
+    mask: object | None,
+    cache: object | None,
+) -> tuple[PackedSample, ...]:
+    """`samples`, if they are what this forward holds; else raises UnsupportedCallError."""
+    total = samples[-1].start + samples[-1].tokens
+    if tokens.shape[0] != 1 or tokens.shape[1] != total or mask is not None or cache is not None:
+        raise UnsupportedCallError(
+            f"patch.packed() declared one row of {total} tokens without attention_mask and cache, got "
+            f"{list(tokens.shape[:2])} tokens; pass input_ids [1, {total}] with position_ids and use_cache=False."
+        )
+    starts = [sample.start for sample in samples]
+    if positions is None or positions.shape[-1] != total or bool(positions[..., starts].any()):
+        raise UnsupportedCallError(
+            "a packed row needs position_ids that start at 0 with every sample, so that each has its own positions."
+        )
+    return samples

@@ -106,6 +106,11 @@ class Images:
         self.all: bool = bool(self.rows.all())
         self._keys = Columns(self.mask)
 
+    @cached_property
+    def marks(self) -> Columns:
+        """fp32 `[B, 1, 1, T]`, 1 at image tokens."""
+        return Columns(self.mask[:, None, None].float())
+
     def keys(self, first: int, count: int) -> torch.Tensor:
         """Which of the keys first..first+count-1 are image tokens, bool `[B, count]`."""
         return self._keys.at(first, count)
@@ -184,20 +189,20 @@ def images_of(
     mask `[B, T]`. before: what is remembered of the same cache. Raises UnsupportedCallError where it cannot be known,
     and for a prompt with image tokens that came without its images.
     """
-    if offset and q_len == 1 and given is None and (before is None or before.mask.shape[0] == rows):
+    if offset and q_len == 1 and given is None and before.mask.shape[0] == rows:
         return before  # a generated token, the case that must be quick
     if offset and before is not None and before.mask.shape[0] != rows:
         raise UnsupportedCallError(
             f"the cache was filled by {before.mask.shape[0]} rows and is continued by {rows}; which images belong to "
             "which row is unknown."
         )
-    if given is not None and offset < given.shape[1]:
+    if given is not None and (before is None or offset < given.shape[1]):
         if given.shape[0] != rows:
             raise UnsupportedCallError(f"images() declared {given.shape[0]} rows, the model was given {rows}.")
         return Images(given)
     ids = None if seen is None else seen.given.get("input_ids")
     mask = None if seen is None else seen.mask
-    if offset and (before is None or mask is None):
+    if offset and before is not None and mask is None:
         return before  # more text
     if mask is None:
         raise UnsupportedCallError(
@@ -232,3 +237,13 @@ def refuse_no_image(asking: Iterable[Any]) -> None:
                 "Pass the images with the prompt, or let such prompts through untouched: "
                 f"{call}, {one.name!r}, text_only='stock')."
             )
+
+
+def refuse_unknown_cache(asking: Iterable[Any], filled: int) -> None:
+    """Raises UnsupportedCallError for a cache of `filled` tokens that did not run under the methods of `asking`."""
+    names = " and ".join(repr(method.name) for method in asking)
+    raise UnsupportedCallError(
+        f"the cache holds {filled} tokens that did not run under method {names}, so where their images stand is "
+        "unknown (a copy of a cache counts as another one). Apply the method before the prompt, with a new cache, or "
+        "say it: `with patch.images(mask): ...` with a bool mask [batch, tokens], True at images."
+    )

@@ -20,9 +20,17 @@ from attnpatch.patching.dispatch import (
     hand_down_hidden,
     hand_down_residual,
 )
-from attnpatch.patching.errors import UnsupportedCallError
-from attnpatch.patching.forward import Forward, PackedSample
-from attnpatch.patching.images import SEEN_KEY, ImageHost, Images, Seen, images_of, look, refuse_no_image
+from attnpatch.patching.forward import Forward, PackedSample, fitting_samples
+from attnpatch.patching.images import (
+    SEEN_KEY,
+    ImageHost,
+    Images,
+    Seen,
+    images_of,
+    look,
+    refuse_no_image,
+    refuse_unknown_cache,
+)
 from attnpatch.patching.masks import LazyMask
 from attnpatch.patching.sites import PREFIX, Site, TextModel
 from attnpatch.patching.tower import Tower
@@ -205,7 +213,7 @@ class Installation:
             cache=cache,
         )
         if self.declared_samples is not None:
-            forward.samples = _fitting(self.declared_samples, tokens, given.get("position_ids"), mask, cache)
+            forward.samples = fitting_samples(self.declared_samples, tokens, given.get("position_ids"), mask, cache)
         if self.evicting and cache is not None:
             forward.held = eviction.open_cache(cache, self.evicting)
         if aside is not None:
@@ -216,6 +224,8 @@ class Installation:
 
     def _open_images(self, forward: Forward, seen: Seen | None, given: dict, rows: int) -> None:
         before: Images | None = forward.state.get("images")
+        if forward.offset and before is None and self.declared_images is None:
+            refuse_unknown_cache(self.asking, forward.offset)
         images = images_of(seen, self.declared_images, rows, forward.q_len, forward.offset, before)
         forward.state["images"] = images
         forward.images = images if images is not None and images.any else None
@@ -239,8 +249,18 @@ class Installation:
 
     def _end(self, module: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         forward: Forward | None = kwargs.get(FORWARD_KEY)
-        if forward is None or torch.compiler.is_compiling():
+        if forward is None:
             return
+        if not torch.compiler.is_compiling():
+            self._close(forward, output)
+        elif not self.traceable:
+            self._close_untraced(forward, output)
+
+    @torch.compiler.disable
+    def _close_untraced(self, *given: Any) -> None:
+        self._close(*given)
+
+    def _close(self, forward: Forward, output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
         if cache is not None and cache not in self.states:  # made inside the forward
             self.states[cache] = forward.state
@@ -270,25 +290,3 @@ def _inputs_for(method: Method, site: str) -> set[tuple[str, str]]:
     if method.needs_images:
         wanted.add(("images", ""))
     return wanted
-
-
-def _fitting(
-    samples: tuple[PackedSample, ...],
-    tokens: torch.Tensor,
-    positions: torch.Tensor | None,
-    mask: object | None,
-    cache: object | None,
-) -> tuple[PackedSample, ...]:
-    """`samples`, if they are what this forward holds; else raises UnsupportedCallError."""
-    total = samples[-1].start + samples[-1].tokens
-    if tokens.shape[0] != 1 or tokens.shape[1] != total or mask is not None or cache is not None:
-        raise UnsupportedCallError(
-            f"patch.packed() declared one row of {total} tokens without attention_mask and cache, got "
-            f"{list(tokens.shape[:2])} tokens; pass input_ids [1, {total}] with position_ids and use_cache=False."
-        )
-    starts = [sample.start for sample in samples]
-    if positions is None or positions.shape[-1] != total or bool(positions[..., starts].any()):
-        raise UnsupportedCallError(
-            "a packed row needs position_ids that start at 0 with every sample, so that each has its own positions."
-        )
-    return samples

@@ -36,16 +36,20 @@ class Steps:
     def recording(self, purpose: Any) -> Iterator[None]:
         """Record the pass for this purpose (see `Given`) that runs in the `with` block.
 
-        The layers before the first one asked for are computed; the others hand on what they get. The very first layer
-        is always computed: it shows what a layer returns.
+        The layers before the first one asked for are computed; the others hand on what they get, which is what hooks
+        of others see there. The very first layer is always computed: it shows what a layer returns.
         """
         with _ONE_AT_A_TIME:
             replaced = [(layer, vars(layer).get("forward")) for layer in self.layers]
+            leave = partial(self._leave, purpose)
+            handles = [layer.register_forward_hook(leave, with_kwargs=True) for layer in self.layers]
             try:
                 for number, layer in enumerate(self.layers):
                     vars(layer)["forward"] = partial(self._forward, purpose, number, layer.forward)
                 yield
             finally:
+                for handle in handles:
+                    handle.remove()
                 for layer, own in replaced:
                     if own is None:
                         vars(layer).pop("forward", None)
@@ -54,8 +58,7 @@ class Steps:
                 self._last = None
 
     def _forward(self, purpose: Any, number: int, computed: Callable, *args: Any, **kwargs: Any) -> Any:
-        forward = kwargs.get(FORWARD_KEY)
-        if forward is None or forward.aside is not purpose:  # another thread runs the same layers
+        if not _runs_for(purpose, kwargs):  # another thread runs the same layers
             return computed(*args, **kwargs)
         hidden = _hidden(args, kwargs)
         if 0 < number < self.stop and hidden is not self._last:
@@ -65,12 +68,15 @@ class Steps:
             )
         if self.first <= number < self.stop:
             self._given[number] = (args, kwargs)
-        if 0 < number >= self.first:
-            self._last = hidden
+        if number and number >= self.first:
             return (hidden,) if self._in_tuple else hidden
         output = computed(*args, **kwargs)
-        self._in_tuple, self._last = isinstance(output, tuple), _first(output)
+        self._in_tuple = isinstance(output, tuple)
         return output
+
+    def _leave(self, purpose: Any, layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if _runs_for(purpose, kwargs):
+            self._last = _first(output)  # as hooks before this one have left it
 
     def start(self) -> torch.Tensor:
         """Hidden states `[B, T, hidden]` that go into the first layer that is to be run."""
@@ -91,6 +97,11 @@ class Steps:
     @torch.no_grad()
     def _call(layer: nn.Module, args: tuple, kwargs: dict) -> Any:
         return layer(*args, **kwargs)
+
+
+def _runs_for(purpose: Any, kwargs: dict) -> bool:
+    forward = kwargs.get(FORWARD_KEY)
+    return forward is not None and forward.aside is purpose
 
 
 def _hidden(args: tuple, kwargs: dict) -> torch.Tensor:

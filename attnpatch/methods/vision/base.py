@@ -139,7 +139,7 @@ def _find_rows(call: Call, which: torch.Tensor | None, before: int) -> Rows | No
     return Rows(first, mask if which is None else mask & which[:, None])
 
 
-def boost(scores: torch.Tensor, by: torch.Tensor, size: torch.Tensor, at: RowsAt) -> torch.Tensor:
-    """`scores` `[B, H, R, K]` plus `by` `[B, 1, 1, K]` times `size` `[B, H or 1, R, K]`; -inf (hidden) stays so."""
-    raised = torch.addcmul(scores, size, by)
+def boost(scores: torch.Tensor, by: torch.Tensor, size: torch.Tensor, at: RowsAt, alpha: float = 1.0) -> torch.Tensor:
+    """`scores` `[B, H, R, K]` plus alpha `by` `[B, 1, 1, K]` times `size` `[B, H or 1, R, K]`; -inf (hidden) stays."""
+    raised = torch.addcmul(scores, size, by, value=alpha)
     return raised if at.plain else torch.where(scores == -torch.inf, scores, raised)

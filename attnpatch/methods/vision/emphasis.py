@@ -15,13 +15,13 @@ def emphasised(
 
     parts: fp32 `[B, 3, K]`: 1 at image tokens, w - 1 at image tokens, 1 at tokens of the question; 0 elsewhere.
     share: share of the heads that are taken for those that look at the image, and for those that look at the question;
-    both are ranked before anything changes, and heads that are level with the last one are taken too. plain: every row
-    of the weights sums to one.
+    both are ranked before anything changes. plain: every row of the weights sums to one.
     """
+    parts = parts.to(weights.dtype)
     mass = row_outputs(weights, parts.transpose(1, 2).unsqueeze(1))  # [B, H, R, 3]
     looks = mass[..., ::2]  # at the image, at the question
-    least = looks.topk(max(int(weights.shape[1] * share), 1), dim=1).values[:, -1:]
-    chosen = looks >= least
+    best = looks.topk(max(int(weights.shape[1] * share), 1), dim=1).indices
+    chosen = torch.zeros_like(looks).scatter_(1, best, 1.0)
     image_heads, question_heads = chosen.unsqueeze(-1).unbind(-2)  # [B, H, R, 1]
     # r - 1: how much the chosen heads' mass on the image grows, one number for a row.
     looked, gained, _ = (image_heads * mass).sum(1, keepdim=True).unsqueeze(-1).unbind(-2)

@@ -177,7 +177,7 @@ class GIFT(VisionMethod):
         if forward.prompt_end > forward.q_len:
             raise UnsupportedCallError(IN_ONE_PIECE)
         reading = Reading.of(forward.given, forward.prompt_end, self.vocabulary)
-        forward.state[id(self)] = reading
+        forward.state[self] = reading
         if self._twice:
             forward.given.again(reading)
 
@@ -187,7 +187,7 @@ class GIFT(VisionMethod):
             self._read(aside, call)
         if not self.active or aside is not None or call.images is None:
             return inner(call)
-        reading: Reading | None = call.forward.in_whole()[0].state.get(id(self))
+        reading: Reading | None = call.forward.in_whole()[0].state.get(self)
         if reading is None or (call.offset and call.forward.prompt_end > call.offset):
             raise UnsupportedCallError(IN_ONE_PIECE)
         if call.layer == self.saliency_layer and not self._twice and not call.offset:
@@ -201,7 +201,7 @@ class GIFT(VisionMethod):
         if rows is None:
             return None
         whole, batch = call.forward.in_whole()
-        reading, config = whole.state[id(self)], self.config
+        reading, config = whole.state[self], self.config
 
         def emphasise(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
             parts = reading.parts_at(at.key_first, weights.shape[-1], weights.device)

@@ -117,7 +117,7 @@ class PAINT(VisionMethod):
         placed = tower.placed(factors, forward.images.mask)[:, None, None]
         if config.head_scale is not None:
             placed = placed * torch.tensor(config.head_scale, device=placed.device).view(1, -1, 1, 1)
-        forward.state[id(self), "factors"] = Columns(placed)
+        forward.state[self, "factors"] = Columns(placed)
 
     def attend(self, call, inner):
         if self.config.alpha or self.config.beta:
@@ -143,7 +143,12 @@ class PAINT(VisionMethod):
 
     def _factors(self, forward: Forward) -> Columns:
         """How much the scores of a prompt's T tokens are raised, `[B, 1 or H, 1, T]` for the rows of `forward`."""
-        key = (id(self), "factors")
+        key = (self, "factors")
+        if key not in forward.state and forward.whole is None:
+            raise UnsupportedCallError(
+                "paint chooses its tokens where a prompt begins, and was not there when this cache was filled. Apply "
+                "it before the prompt, with a new cache."
+            )
         if key not in forward.state:  # some rows of the batch
             forward.state[key] = Columns(self._factors(forward.whole).values[list(forward.rows)])
         return forward.state[key]

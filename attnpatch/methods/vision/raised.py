@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from attnpatch.methods.vision.base import VisionMethod, answer_rows, boost
-from attnpatch.patching.columns import Columns
 from attnpatch.patching.edits import Edit, RowsAt
 
 if TYPE_CHECKING:
@@ -33,19 +32,10 @@ class RaisedImageScores(VisionMethod):
         rows = answer_rows(call)
         if rows is None:
             return None
-        boosts = self._boosts(call)
+        alpha, marks = self.config.alpha, call.images.marks
 
         def raised(scores: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-            by = at.of(boosts.at(at.key_first, scores.shape[-1]))
-            return boost(scores, by, self.size(scores, at), at), None
+            by = at.of(marks.at(at.key_first, scores.shape[-1]))
+            return boost(scores, by, self.size(scores, at), at, alpha), None
 
         return Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True)
-
-    def _boosts(self, call: Call) -> Columns:
-        """alpha at image tokens, `[B, 1, 1, T]`; made once per prompt."""
-        images, key = call.images, (id(self), "boosts")
-        known = call.forward.state.get(key)
-        if known is None or known[0] is not images:  # more images may come with a later turn
-            marks = images.mask[:, None, None].to(torch.promote_types(call.query.dtype, torch.float32))
-            known = call.forward.state[key] = (images, Columns(self.config.alpha * marks))
-        return known[1]

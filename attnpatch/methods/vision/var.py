@@ -96,9 +96,10 @@ def redistribute(
 
     shares: `[B, 3, K]` as in `Sinks`. A row's sum stays what it was.
     """
-    tiny = torch.finfo(weights.dtype).tiny
+    shares = shares.to(weights.dtype)
     lost, rest, _ = shares.unsqueeze(2).unsqueeze(2).unbind(1)  # [B, 1, 1, K]
     taken, on_rest, on_image = row_outputs(weights, shares.transpose(1, 2).unsqueeze(1)).unbind(-1)
+    tiny = torch.finfo(on_rest.dtype).tiny
     changed = (on_image >= summ) & (on_rest >= (rho * on_image).clamp(min=tiny))
     share = (taken / on_rest.clamp(min=tiny)).unsqueeze(-1)  # minus what another token gains where a sink loses 1
     gain = torch.addcmul(lost, share, rest, value=-1) * changed.unsqueeze(-1)
@@ -213,7 +214,8 @@ class VAR(VisionMethod):
         states = call.residual[:, : prompt - call.offset]
         tokens = phi(states, self.dims.to(states.device)) >= self.config.tau
         if before is not None and call.offset:
-            tokens = torch.cat([before.tokens[:, : call.offset], tokens], 1)
+            known = Columns(before.tokens).at(0, call.offset)  # what was generated in between is no sink
+            tokens = torch.cat([known, tokens], 1)
         found = call.forward.state[key] = Sinks.of(tokens, call.images.keys(0, tokens.shape[1]))
         return found
 

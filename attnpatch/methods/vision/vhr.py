@@ -126,9 +126,11 @@ class VHR(VisionMethod):
         if call.offset and call.forward.prompt_end > call.offset:
             raise UnsupportedCallError(IN_ONE_PIECE)
         output, weights = attended
-        known, key = call.forward.state, (id(self), call.layer)
+        known, key = call.forward.state, (self, call.layer)
         if key not in known:
-            known[key] = self._gain(call, output)
+            gain = self._gain(call, output)
+            with torch.inference_mode(False):  # a later step may want gradients
+                known[key] = gain.clone()
         return output * self._at_rows(call, known[key]), weights
 
     def heads(self, call: Call, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from tests.snapshots import generated_logits, same
 def chosen(patch, cache) -> dict[int, torch.Tensor]:
     """Gains `[B, H]` by layer, as they are kept with the cache."""
     state, method = patch._installation.states[cache], patch.methods[-1]
-    return {key[1]: gain[:, 0, :, 0] for key, gain in state.items() if isinstance(key, tuple) and key[0] == id(method)}
+    return {key[1]: gain[:, 0, :, 0] for key, gain in state.items() if isinstance(key, tuple) and key[0] is method}
 
 
 def new_cache(model) -> DynamicCache:
@@ -174,7 +174,7 @@ class Blind(attnpatch.Method):
         which[self.heads] = True
 
         def blinded(scores, at):
-            image = at.image_keys(images, scores.shape[-1]) & which[:, None, None]
+            image = at.of(images.keys(at.key_first, scores.shape[-1]))[:, None, None] & which[:, None, None]
             return scores.masked_fill(image, -torch.inf), None
 
         call.edit(Edit(blinded, before_softmax=True))
