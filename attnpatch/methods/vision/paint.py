@@ -162,7 +162,7 @@ def choose(
     local: the highest `top_ratio` of them, by `local`, and the highest `spatial_ratio` by `spatial`; summary: the
     outliers of `summary`, above the third quartile by more than 1.5 times the distance between the quartiles.
     """
-    low, high = summary.nanquantile(torch.tensor([0.25, 0.75], device=summary.device))
+    low, high = summary.nanquantile(torch.tensor([0.25, 0.75], dtype=summary.dtype, device=summary.device))
     outliers = summary > high + 1.5 * (high - low)  # False for NaN
     marked = highest(local, top_ratio)
     if spatial is not None:

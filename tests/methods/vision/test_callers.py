@@ -1,0 +1,194 @@
+"""Ways to call a model that methods about images have to bear: other precisions, graphs, gradients, hooks, caches."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+import attnpatch
+from attnpatch.methods.vision.var import VAR
+from attnpatch.patching.edits import Edit
+from tests import zoo
+from tests.methods.vision.prompts import batch
+from tests.methods.vision.test_behaviours import CASES, close, logits, patched
+from tests.snapshots import generated_logits
+
+NEXT = {"input_ids": torch.tensor([[31]])}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def model():
+    return zoo.build("llava")
+
+
+@pytest.fixture
+def inputs():
+    return zoo.image_prompt("llava")
+
+
+def cache_of(model) -> DynamicCache:
+    return DynamicCache(config=model.config.get_text_config())
+
+
+def test_in_float64_it_is_what_it_is_in_float32_and_so_are_its_gradients(case):
+    model = zoo.build("llava")
+    together, _ = batch("llava", text_row=True)
+    with patched(model, case):
+        expected = model(**together).logits
+        expected.square().sum().backward()
+    expected_gradient = model.model.language_model.layers[0].self_attn.v_proj.weight.grad
+    double = copy.deepcopy(model).double()
+    double.zero_grad()
+    together["pixel_values"] = together["pixel_values"].double()
+    with patched(double, case):
+        found = double(**together).logits
+        found.square().sum().backward()
+    assert found.dtype == torch.float64
+    real = together["attention_mask"].bool()
+    assert close(found[real], expected[real])
+    gradient = double.model.language_model.layers[0].self_attn.v_proj.weight.grad
+    assert torch.allclose(
+        gradient.float(), expected_gradient, rtol=1e-3, atol=1e-3 * float(expected_gradient.abs().max())
+    )
+
+
+def test_gradients_behind_a_prompt_that_ran_in_inference_mode(model, inputs, case):
+    cache = cache_of(model)
+    with patched(model, case):
+        with torch.inference_mode():
+            model(**inputs, past_key_values=cache)
+            model(**NEXT, past_key_values=cache)
+        with torch.inference_mode(False):
+            for layer in cache.layers:  # the cache itself cannot be saved for gradients either
+                layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+        model(**NEXT, past_key_values=cache).logits.sum().backward()
+    assert any(bool(parameter.grad.any()) for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("case", [("pai", {"first_layer": 0, "alpha": 2.0}), ("vhr", {"layers": (0, 1)})])
+def test_a_cache_that_the_model_makes_inside_a_graph_is_known_afterwards(model, inputs, case):
+    token = torch.tensor([[31]])
+    with patched(model, case), torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        eager = model(input_ids=token, past_key_values=cache).logits
+        torch.compiler.reset()
+        graph = torch.compile(model, backend="eager")
+        cache = graph(**inputs, use_cache=True).past_key_values
+        found = graph(input_ids=token, past_key_values=cache).logits
+    assert close(found, eager, 1e-5)
+
+
+def test_a_cache_that_was_filled_elsewhere_is_refused(model, inputs, case):
+    cache = cache_of(model)
+    with patched(model, case, text_only="stock"):
+        logits(model, inputs, past_key_values=cache)
+        for other in (copy.deepcopy(cache), _filled(inputs)):
+            with pytest.raises(attnpatch.UnsupportedCallError, match="did not run under method"):
+                logits(model, NEXT, past_key_values=other)
+        logits(model, NEXT, past_key_values=cache)
+
+
+def _filled(inputs) -> DynamicCache:
+    unpatched = zoo.build("llava")
+    cache = cache_of(unpatched)
+    logits(unpatched, inputs, past_key_values=cache)
+    return cache
+
+
+def test_where_its_images_stand_may_be_said():
+    model, inputs, token = zoo.build("llava"), zoo.image_prompt("llava"), torch.tensor([[31]])
+    cache = _filled(inputs)
+    with attnpatch.apply(model, "pai", alpha=2.0, first_layer=0) as patch, torch.no_grad():
+        with patch.images(inputs["input_ids"] == zoo.IMAGE):
+            found = model(input_ids=token, past_key_values=cache).logits
+        known = cache_of(model)
+        model(**inputs, past_key_values=known)
+    stock = logits(model, NEXT, past_key_values=_filled(inputs))
+    assert not close(found, stock)
+
+
+@pytest.mark.parametrize("name", ["pai", "devils", "paint"])
+def test_another_method_in_the_same_place_takes_nothing_from_the_one_before(model, inputs, name):
+    options = {"pai": {"first_layer": 0}, "devils": {"layers": "all"}, "paint": {"layers": "0:", "no_cls": "received"}}
+    cache, found = cache_of(model), {}
+    with attnpatch.apply(model, "locore", beta=0.0, layers="all"):  # what is remembered lives on with the cache
+        with attnpatch.apply(model, name, alpha=0.1, **options[name]):
+            logits(model, inputs, past_key_values=cache)
+        for turn in range(20):
+            alpha = (0.1, 1.0)[turn % 2]
+            with attnpatch.apply(model, name, alpha=alpha, **options[name]):
+                if name == "paint":  # it chooses its tokens where a prompt begins
+                    cache = cache_of(model)
+                    logits(model, inputs, past_key_values=cache)
+                found.setdefault(alpha, []).append(logits(model, NEXT, past_key_values=cache))
+            cache.crop(-1)
+    assert all(torch.equal(one[0], other) for one in found.values() for other in one)
+    assert not torch.equal(found[0.1][0], found[1.0][0])
+
+
+class Halved(attnpatch.Method):
+    """Weights that do not sum to one."""
+
+    name = "halved"
+
+    def attend(self, call, inner):
+        call.edit(Edit(lambda weights, at: (weights * 0.5, None), everywhere=True))
+        return inner(call)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        ("locore", {"beta": 1.0, "layers": (0, 1)}),
+        ("gift", {"alpha": 3.0, "beta": 3.0, "saliency_layer": 0, "layers": (1,), "content": "all"}),
+    ],
+)
+def test_an_inner_edit_may_change_what_weights_sum_to(model, inputs, outer):
+    with attnpatch.apply(model, [Halved(), outer]):
+        short = generated_logits(model, inputs)
+        found = []
+        for output_attentions in (False, True):
+            cache = cache_of(model)
+            logits(model, inputs, past_key_values=cache)
+            found.append(logits(model, NEXT, past_key_values=cache, output_attentions=output_attentions))
+    assert short[1].isfinite().all()
+    assert close(found[0], found[1], 1e-5)
+
+
+@pytest.mark.parametrize("layers", [(0, 1), (1,)])
+def test_vhr_bears_hooks_that_replace_what_a_layer_returns(inputs, layers):
+    outputs = []
+    for reinforce_text in (True, False):
+        model = zoo.build("llava")
+        for layer in model.model.language_model.layers:
+            layer.register_forward_hook(lambda module, given, output: output + 0.1)
+        with attnpatch.apply(model, "vhr", layers=layers[-1:], reinforce_text=reinforce_text):
+            outputs.append(logits(model, inputs))
+        with attnpatch.apply(model, "vhr", layers=layers):
+            assert logits(model, inputs).isfinite().all()
+    assert torch.equal(*outputs)  # with one layer there is nothing to reinforce before it
+
+
+def test_sinks_of_a_later_turn_stand_where_its_tokens_do(model, inputs):
+    method, cache = VAR(dims=(30, 31), tau=1.0, layers="all", rho=0.0, summ=0.0), cache_of(model)
+    prompt, generated = inputs["input_ids"].shape[1], 3
+    with attnpatch.apply(model, method) as patch, torch.no_grad():
+        model(**inputs, past_key_values=cache)
+        first = dict(patch._installation.states[cache])[method, 0].tokens
+        for _ in range(generated):
+            model(**NEXT, past_key_values=cache)
+        del inputs["attention_mask"]
+        with patch.prompt(2 * prompt + generated):
+            model(**inputs, past_key_values=cache)
+        both = patch._installation.states[cache][method, 0].tokens
+    assert both.shape[1] == 2 * prompt + generated
+    assert torch.equal(both[:, :prompt], first)
+    assert not bool(both[:, prompt : prompt + generated].any())
