@@ -80,11 +80,20 @@ def stock_with_edits(call: Call) -> Attended:
     last = call.query.shape[2] - 1
     if call.extra.get("output_attentions"):
         return with_edits(call, call.unedited(), 0, None)
+    changed: torch.Tensor | None = None  # bool [B, 1]
+    everyone = False
     for edit in call.edits:
-        if edit.first != last or not edit.everywhere or edit.rows is not None:
+        if edit.first != last or not edit.everywhere:
             return with_edits(call, call.unedited(), 0, None)
+        everyone = everyone or edit.rows is None
+        changed = edit.rows if changed is None or edit.rows is None else changed | edit.rows
     edited = _last_row(call, last)
-    return (torch.cat([call.unedited()[0][:, :last], edited], 1) if last else edited), None
+    if everyone and not last:
+        return edited, None
+    output = call.unedited()[0]
+    if not everyone:
+        edited = torch.where(changed[..., None, None], edited, output[:, last:])
+    return (torch.cat([output[:, :last], edited], 1) if last else edited), None
 
 
 def _last_row(call: Call, row: int) -> torch.Tensor:
@@ -103,7 +112,8 @@ def _last_row(call: Call, row: int) -> torch.Tensor:
 def _changed(edits: list[Edit], values: torch.Tensor, at: RowsAt, *, before_softmax: bool) -> torch.Tensor:
     for edit in reversed(edits):
         if edit.before_softmax is before_softmax:
-            values, _ = edit.change(values, at if edit.batch is None else at._replace(batch=edit.batch))
+            new, _ = edit.change(values, at if edit.batch is None else at._replace(batch=edit.batch))
+            values = new if edit.rows is None else torch.where(edit.rows[:, None, :, None], new, values)
             if len(edits) > 1:
                 at = at._replace(plain=False)  # the next one cannot know what this one did
     return values

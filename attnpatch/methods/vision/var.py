@@ -67,12 +67,14 @@ class VARConfig(VisionConfig):
 class Sinks:
     """What stands out in one layer, of the prompts of a batch.
 
-    tokens: bool `[B, T]`, every sink of the prompt. first: `[B]`, index of the first image sink, T if there is none.
-    shares: fp32 `[B, 3, T]`, -1 at sinks, 1 at image tokens that are none, and at image tokens; all 0 in rows without
-    an image sink and at generated tokens. visual, all_visual: has any row an image sink, have all.
+    tokens: bool `[B, T]`, every sink of the prompt. has: bool `[B]`, is one of them an image token. first: `[B]`, index
+    of the first image sink, T if there is none. shares: fp32 `[B, 3, T]`, -1 at sinks, 1 at image tokens that are none,
+    and at image tokens; all 0 in rows without an image sink and at generated tokens. visual, all_visual: has any row an
+    image sink, have all.
     """
 
     tokens: torch.Tensor
+    has: torch.Tensor
     first: torch.Tensor
     shares: Columns
     visual: bool
@@ -86,7 +88,7 @@ class Sinks:
         first = torch.where(has, seen.int().argmax(1), tokens.shape[1])
         shares = torch.stack([-tokens.float(), (image & ~tokens).float(), image.float()], 1) * has[:, None, None]
         known = has.tolist()
-        return cls(tokens, first, Columns(shares), any(known), all(known))
+        return cls(tokens, has, first, Columns(shares), any(known), all(known))
 
 
 def redistribute(
@@ -224,7 +226,7 @@ class VAR(VisionMethod):
         if call.offset + first >= call.forward.prompt_end or self.config.gate == "layer":
             if sinks.all_visual:
                 return mask
-            has = (sinks.first < sinks.tokens.shape[1])[:, None]
+            has = sinks.has[:, None]
             return has.expand(-1, call.query.shape[2] - first) if mask is None else mask & has
         position = torch.arange(call.offset + first, call.end, device=sinks.first.device)
         behind = position > sinks.first[:, None]
