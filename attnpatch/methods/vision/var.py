@@ -67,10 +67,10 @@ class VARConfig(VisionConfig):
 class Sinks:
     """What stands out in one layer, of the prompts of a batch.
 
-    tokens: bool `[B, T]`, every sink of the prompt. has: bool `[B]`, is one of them an image token. first: `[B]`, index
-    of the first image sink, T if there is none. shares: fp32 `[B, 3, T]`, -1 at sinks, 1 at image tokens that are none,
-    and at image tokens; all 0 in rows without an image sink and at generated tokens. visual, all_visual: has any row an
-    image sink, have all.
+    tokens: bool `[B, T]`, every sink of the prompt. has: bool `[B]`, is one of them an image token. first: `[B]`,
+    index of the first image sink, T if there is none. shares: fp32 `[B, 3, T]`, -1 at sinks, 1 at image tokens that
+    are none, and at image tokens; all 0 in rows without an image sink and at generated tokens. visual, all_visual: has
+    any row an image sink, have all.
     """
 
     tokens: torch.Tensor
