@@ -33,7 +33,7 @@ from attnpatch.methods.vision.massive import TAU, measure_text_model, phi
 from attnpatch.methods.vision.text_rows import text_rows
 from attnpatch.methods.vision.var_measured import measure
 from attnpatch.patching.columns import Columns
-from attnpatch.patching.edits import Edit, RowsAt
+from attnpatch.patching.edits import Change, Edit, RowsAt
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
 from attnpatch.patching.layers import select_layers
 from attnpatch.patching.method import register
@@ -63,14 +63,14 @@ class VARConfig(VisionConfig):
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sinks:
     """What stands out in one layer, of the prompts of a batch.
 
     tokens: bool `[B, T]`, every sink of the prompt. has: bool `[B]`, is one of them an image token. first: `[B]`,
     index of the first image sink, T if there is none. shares: fp32 `[B, 3, T]`, -1 at sinks, 1 at image tokens that
     are none, and at image tokens; all 0 in rows without an image sink and at generated tokens. visual, all_visual: has
-    any row an image sink, have all.
+    any row an image sink, have all. step: what is changed in the row of a generated token, once it has been asked for.
     """
 
     tokens: torch.Tensor
@@ -79,6 +79,7 @@ class Sinks:
     shares: Columns
     visual: bool
     all_visual: bool
+    step: Edit | None = None
 
     @classmethod
     def of(cls, tokens: torch.Tensor, image: torch.Tensor) -> Sinks:
@@ -98,14 +99,15 @@ def redistribute(
 
     shares: `[B, 3, K]` as in `Sinks`. A row's sum stays what it was.
     """
-    shares = shares.to(weights.dtype)
+    if shares.dtype != weights.dtype:
+        shares = shares.to(weights.dtype)
     lost, rest, _ = shares.unsqueeze(2).unsqueeze(2).unbind(1)  # [B, 1, 1, K]
-    taken, on_rest, on_image = row_outputs(weights, shares.transpose(1, 2).unsqueeze(1)).unbind(-1)
+    taken, on_rest, on_image = row_outputs(weights, shares.transpose(1, 2).unsqueeze(1)).split(1, -1)  # [B, H, R, 1]
     tiny = torch.finfo(on_rest.dtype).tiny
-    changed = (on_image >= summ) & (on_rest >= (rho * on_image).clamp(min=tiny))
-    share = (taken / on_rest.clamp(min=tiny)).unsqueeze(-1)  # minus what another token gains where a sink loses 1
-    gain = torch.addcmul(lost, share, rest, value=-1) * changed.unsqueeze(-1)
-    return torch.addcmul(weights, weights, gain, value=p), changed
+    changed = (on_image >= summ) & (on_rest >= (rho * on_image).clamp_min(tiny))
+    share = taken / on_rest.clamp_min(tiny)  # minus what another token gains where a sink loses 1
+    gain = torch.addcmul(lost, share, rest, value=-1) * changed
+    return torch.addcmul(weights, weights, gain, value=p), changed.squeeze(-1)
 
 
 @register("var")
@@ -185,17 +187,27 @@ class VAR(VisionMethod):
         if not self.active or call.images is None:
             return inner(call)
         sinks = self._sinks(call)
+        if sinks.visual and call.query.shape[2] == 1 and call.offset >= call.forward.prompt_end:
+            if sinks.step is None:  # the same for every generated token
+                rows = None if sinks.all_visual else sinks.has[:, None]
+                # A lone row whose weights are written out anyway needs no fused pass beside it.
+                sinks.step = Edit(self._moved(sinks), rows=rows, everywhere=True)
+            call.edit(sinks.step)
+            return inner(call)
         rows = text_rows(call, self.config.rows) if sinks.visual else None
         if rows is not None:
-            settings = {"p": self.config.p, "rho": self.config.rho, "summ": self.config.summ}
-
-            def moved(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, torch.Tensor]:
-                return redistribute(weights, at.of(sinks.shares.at(at.key_first, weights.shape[-1])), **settings)
-
             mask = self._gated(call, rows.first, rows.mask, sinks)
-            # A lone new row whose weights are written out anyway needs no fused pass beside it.
-            call.edit(Edit(moved, first=rows.first, rows=mask, everywhere=call.query.shape[2] == 1))
+            call.edit(Edit(self._moved(sinks), first=rows.first, rows=mask))
         return inner(call)
+
+    def _moved(self, sinks: Sinks) -> Change:
+        config, shares = self.config, sinks.shares
+
+        def moved(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, torch.Tensor]:
+            columns = at.of(shares.at(at.key_first, weights.shape[-1]))
+            return redistribute(weights, columns, p=config.p, rho=config.rho, summ=config.summ)
+
+        return moved
 
     def _sinks(self, call) -> Sinks:
         """The sinks of the prompts so far, found as their tokens pass by and kept with the cache."""
