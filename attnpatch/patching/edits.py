@@ -8,6 +8,7 @@ out, changed by all edits, and put in.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ class Edit(NamedTuple):
 
     change: takes the rows' weights `[B, H, R, K]` fp32 (scores, scaled and -inf where nothing is visible, with
         `before_softmax`) and which rows they are; returns the new ones and a bool `[B, H or 1, R or 1]` of what it
-        changed, None for all. It must not write into its argument.
+        changed, None for all. It must not write into its argument, nor hide all that a row sees.
     first: the first query row of the call that may change.
     rows: bool `[B, Q - first]`, which rows from there on may change, None for all.
     everywhere: the rows it may change can be computed anew as a whole, whatever of them it changes.
@@ -80,18 +81,20 @@ def stock_with_edits(call: Call) -> Attended:
     last = call.query.shape[2] - 1
     if call.extra.get("output_attentions"):
         return with_edits(call, call.unedited(), 0, None)
-    changed: torch.Tensor | None = None  # bool [B, 1]
-    everyone = False
+    everyone, some = False, []
     for edit in call.edits:
         if edit.first != last or not edit.everywhere:
             return with_edits(call, call.unedited(), 0, None)
-        everyone = everyone or edit.rows is None
-        changed = edit.rows if changed is None or edit.rows is None else changed | edit.rows
+        if edit.rows is None:
+            everyone = True
+        else:
+            some.append(edit.rows)
     edited = _last_row(call, last)
     if everyone and not last:
         return edited, None
     output = call.unedited()[0]
     if not everyone:
+        changed = reduce(torch.logical_or, some)  # [B, 1]
         edited = torch.where(changed[..., None, None], edited, output[:, last:])
     return (torch.cat([output[:, :last], edited], 1) if last else edited), None
 
