@@ -17,7 +17,6 @@ from attnpatch.decoding.companion import Companion
 from attnpatch.decoding.contrast import ContrastProcessor
 from attnpatch.decoding.prompts import Prompts, pictured_prompts
 from attnpatch.decoding.vcd import ContrastConfig, contrasted
-from attnpatch.patching.configured import TextOnly
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.text_only import PER_TOKEN
 
@@ -26,7 +25,6 @@ class ICDConfig(ContrastConfig):
     prefix_ids: list[int] = Field(
         min_length=1, description="token ids of the disturbance, put behind the last image token of each prompt"
     )
-    text_only: TextOnly = "error"
 
 
 class InstructionContrast(Companion):

@@ -27,13 +27,13 @@ class ContrastConfig(Config):
     beta: float = Field(
         0.1, ge=0, le=1, description="tokens below this share of the most probable one's probability are ruled out"
     )
+    text_only: TextOnly = "error"
 
 
 class VCDConfig(ContrastConfig):
     noise_step: int = Field(500, ge=0, le=STEPS, description="steps of noise, of 1000; 0 leaves the image as it is")
     schedule: Schedule = Field("linear", description="growth of the noise per step; the released code's is sigmoid")
     seed: int = Field(0, ge=0, description="seed of the noise, the same for every prompt")
-    text_only: TextOnly = "error"
 
 
 class VisualContrast(Companion):

@@ -120,15 +120,8 @@ class Images:
 
     def followed_by(self, mask: torch.Tensor, ids: torch.Tensor | None, offset: int) -> Images:
         """These images and the tokens that come from index `offset` on."""
-        known = None if self.ids is None or ids is None else torch.cat([_columns(self.ids, 0, offset), ids], 1)
-        return Images(torch.cat([_columns(self.mask, 0, offset), mask], 1), known)
-
-
-def _columns(values: torch.Tensor, first: int, count: int) -> torch.Tensor:
-    """Columns first..first+count-1 of `[B, T]`; zero (no image) where there are none."""
-    part = values[:, first : first + count]
-    missing = count - part.shape[1]
-    return part if not missing else torch.cat([part, part.new_zeros(part.shape[0], missing)], 1)
+        known = None if self.ids is None or ids is None else torch.cat([Columns(self.ids).at(0, offset), ids], 1)
+        return Images(torch.cat([self.keys(0, offset), mask], 1), known)
 
 
 def image_host(outer: PreTrainedModel, base: PreTrainedModel, skipped: tuple[tuple[str, str], ...]) -> ImageHost:

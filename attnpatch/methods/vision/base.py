@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from pydantic import Field, Strict, ValidationError
 
 from attnpatch.methods.vision.profile import Profile, read_profile
 from attnpatch.patching.configured import TextOnly
+from attnpatch.patching.edits import Change, Edit
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.method import Config, Method, build_config
 
@@ -84,6 +85,24 @@ class VisionMethod(Method):
     def meet(self, host: ImageHost) -> None:
         if self.profile is not None:
             self.profile.require(host.text_config, self.config.profile)
+
+    def edit_rows(
+        self,
+        call: Call,
+        rows: Callable[[Call], Rows | None],
+        change: Callable[[Call], Change],
+        *,
+        before_softmax: bool = False,
+    ) -> None:
+        """Edit the rows that `rows(call)` finds, if any, as a whole by `change(call)`; the same in all layers."""
+
+        def make(call: Call) -> Edit | None:
+            found = rows(call)
+            if found is None:
+                return None
+            return Edit(change(call), before_softmax, found.first, found.mask, everywhere=True)
+
+        call.edit_as(self, make)
 
 
 class Rows(NamedTuple):

@@ -23,7 +23,7 @@ from attnpatch.methods.vision.vocabulary import (
     require_fit,
     special_tokens,
 )
-from attnpatch.patching.edits import Edit, RowsAt
+from attnpatch.patching.edits import Change, RowsAt
 from attnpatch.patching.errors import AttnPatchError, UnsupportedCallError
 from attnpatch.patching.layers import select_layers
 from attnpatch.patching.method import register
@@ -193,13 +193,10 @@ class GIFT(VisionMethod):
         if call.layer == self.saliency_layer and not self._twice and not call.offset:
             self._read(reading, call)
         if self.enhanced(call.layer):
-            call.edit_as(self, self._edit)
+            self.edit_rows(call, answer_rows, self._emphasise)
         return inner(call)
 
-    def _edit(self, call: Call) -> Edit | None:
-        rows = answer_rows(call)
-        if rows is None:
-            return None
+    def _emphasise(self, call: Call) -> Change:
         whole, batch = call.forward.in_whole()
         reading, config = whole.state[self], self.config
 
@@ -208,7 +205,7 @@ class GIFT(VisionMethod):
             parts = at.of(parts if batch is None else parts[list(batch)])
             return emphasised(weights, parts, beta=config.beta, share=config.head_share, plain=at.plain), None
 
-        return Edit(emphasise, first=rows.first, rows=rows.mask, everywhere=True)
+        return emphasise
 
     def _read(self, reading: Reading, call: Call) -> None:
         config = self.config

@@ -7,6 +7,7 @@ here, and the layers are those of another hook in their code.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from attnpatch.methods.vision.base import VisionConfig, VisionMethod, generated_
 from attnpatch.methods.vision.depth import Layers, outside
 from attnpatch.methods.vision.factors import reweighted
 from attnpatch.methods.vision.known import known_options
-from attnpatch.patching.edits import Edit, RowsAt
+from attnpatch.patching.edits import Change, RowsAt
 from attnpatch.patching.method import register
 
 if TYPE_CHECKING:
@@ -72,13 +73,10 @@ class LocoRE(VisionMethod):
 
     def attend(self, call, inner):
         if self.beta and self.config.window >= 0:
-            call.edit_as(self, self._edit)
+            self.edit_rows(call, partial(generated_rows, text_rows=self.config.text_rows), self._raised)
         return inner(call)
 
-    def _edit(self, call: Call) -> Edit | None:
-        rows = generated_rows(call, text_rows=self.config.text_rows)
-        if rows is None:
-            return None
+    def _raised(self, call: Call) -> Change:
         prompt, factors = call.forward.prompt_end, {}
 
         def raised(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
@@ -87,7 +85,7 @@ class LocoRE(VisionMethod):
                 factors[key] = self.beta * recent(weights, at, prompt, self.config.window)
             return reweighted(weights, factors[key], plain=at.plain), None
 
-        return Edit(raised, first=rows.first, rows=rows.mask, everywhere=True)
+        return raised
 
 
 def recent(weights: torch.Tensor, at: RowsAt, prompt: int, window: int) -> torch.Tensor:

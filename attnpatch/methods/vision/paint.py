@@ -16,7 +16,7 @@ from pydantic import Field, Strict
 from attnpatch.methods.vision.base import VisionConfig, VisionMethod, answer_rows, boost
 from attnpatch.methods.vision.depth import Layers
 from attnpatch.patching.columns import Columns
-from attnpatch.patching.edits import Edit, RowsAt
+from attnpatch.patching.edits import Change, RowsAt
 from attnpatch.patching.errors import UnsupportedCallError, UnsupportedModelError
 from attnpatch.patching.layers import select_layers
 from attnpatch.patching.method import register
@@ -121,13 +121,10 @@ class PAINT(VisionMethod):
 
     def attend(self, call, inner):
         if self.config.alpha or self.config.beta:
-            call.edit_as(self, self._edit)
+            self.edit_rows(call, answer_rows, self._raised, before_softmax=True)
         return inner(call)
 
-    def _edit(self, call: Call) -> Edit | None:
-        rows = answer_rows(call)
-        if rows is None:
-            return None
+    def _raised(self, call: Call) -> Change:
         known, mask = self._factors(call.forward), call.images.mask
         if mask.shape[1] > known.length and bool(mask[:, known.length :].any()):
             raise UnsupportedCallError(
@@ -139,7 +136,7 @@ class PAINT(VisionMethod):
             factors = at.of(known.at(at.key_first, scores.shape[-1]))
             return boost(scores, factors, scores.abs(), at), None
 
-        return Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True)
+        return raised
 
     def _factors(self, forward: Forward) -> Columns:
         """How much the scores of a prompt's T tokens are raised, `[B, 1 or H, 1, T]` for the rows of `forward`."""

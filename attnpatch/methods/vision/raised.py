@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from attnpatch.methods.vision.base import VisionMethod, answer_rows, boost
-from attnpatch.patching.edits import Edit, RowsAt
+from attnpatch.patching.edits import Change, RowsAt
 
 if TYPE_CHECKING:
     from attnpatch.patching.calls import Call
@@ -25,17 +25,14 @@ class RaisedImageScores(VisionMethod):
 
     def attend(self, call, inner):
         if self.config.alpha:
-            call.edit_as(self, self._edit)
+            self.edit_rows(call, answer_rows, self._raised, before_softmax=True)
         return inner(call)
 
-    def _edit(self, call: Call) -> Edit | None:
-        rows = answer_rows(call)
-        if rows is None:
-            return None
+    def _raised(self, call: Call) -> Change:
         alpha, marks = self.config.alpha, call.images.marks
 
         def raised(scores: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
             by = at.of(marks.at(at.key_first, scores.shape[-1]))
             return boost(scores, by, self.size(scores, at), at, alpha), None
 
-        return Edit(raised, before_softmax=True, first=rows.first, rows=rows.mask, everywhere=True)
+        return raised

@@ -29,15 +29,14 @@ class Reading:
     Attributes:
         image, content: image tokens and content tokens of the questions, bool `[B, T]`.
         count: content tokens of each prompt, `[B]`.
-        parts: fp32 `[B, 3, T]`: 1 at image tokens, w - 1 at image tokens (0 until read), 1 at tokens of the question.
+        parts: fp32 columns `[B, 3, T]`: 1 at image tokens, w - 1 there (0 until read), 1 at tokens of the question.
     """
 
     def __init__(self, image: torch.Tensor, question: torch.Tensor, content: torch.Tensor) -> None:
         self.image = image
         self.content = content
         self.count = content.sum(1)
-        self.parts = torch.stack([image, torch.zeros_like(image), question], 1).float()
-        self._columns = Columns(self.parts)
+        self.parts = Columns(torch.stack([image, torch.zeros_like(image), question], 1).float())
         among = content.any(0).nonzero().flatten().tolist()
         # Rows that have to be seen: those of content tokens and the ones before them.
         self.first, self.stop = (among[0] - 1, among[-1] + 1) if among else (0, 0)
@@ -84,7 +83,7 @@ class Reading:
 
     def parts_at(self, first: int, count: int, device: torch.device) -> torch.Tensor:
         """`parts` at the keys first..first+count-1, `[B, 3, count]`; what comes behind the prompts is in none."""
-        return self._columns.at(first, count).to(device)
+        return self.parts.at(first, count).to(device)
 
     @torch.no_grad()
     def shift(self, call: Call) -> torch.Tensor:
@@ -112,5 +111,4 @@ class Reading:
         which = slice(None) if rows is None else list(rows)
         image = self.image[which]
         s = saliency(self.shift(call).to(image.device), self.count[which], image, share)
-        self.parts[which, 1] = (salience_factors(s, image, alpha, deviations) - 1) * image
-        self._columns = Columns(self.parts)
+        self.parts.values[which, 1] = (salience_factors(s, image, alpha, deviations) - 1) * image

@@ -30,8 +30,6 @@ def _text_rows(call: Call, *, behind: bool) -> Rows | None:
     images, count, spans = call.images, call.query.shape[2], call.spans
     if images is None:
         return None
-    if count == 1 and call.offset >= call.forward.prompt_end:  # a generated token: text, and behind all images
-        return Rows(0, None if images.all else images.rows[:, None])
     position = torch.arange(call.offset, call.end, device=images.rows.device)
     mask = images.rows[:, None] & ~images.keys(call.offset, count)
     if behind:

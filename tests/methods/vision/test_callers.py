@@ -104,13 +104,13 @@ def _filled(inputs) -> DynamicCache:
 
 
 def test_where_its_images_stand_may_be_said():
-    model, inputs, token = zoo.build("llava"), zoo.image_prompt("llava"), torch.tensor([[31]])
+    model, inputs = zoo.build("llava"), zoo.image_prompt("llava")
     cache = _filled(inputs)
-    with attnpatch.apply(model, "pai", alpha=2.0, first_layer=0) as patch, torch.no_grad():
-        with patch.images(inputs["input_ids"] == zoo.IMAGE):
-            found = model(input_ids=token, past_key_values=cache).logits
-        known = cache_of(model)
-        model(**inputs, past_key_values=known)
+    with (
+        attnpatch.apply(model, "pai", alpha=2.0, first_layer=0) as patch,
+        patch.images(inputs["input_ids"] == zoo.IMAGE),
+    ):
+        found = logits(model, NEXT, past_key_values=cache)
     stock = logits(model, NEXT, past_key_values=_filled(inputs))
     assert not close(found, stock)
 
@@ -182,7 +182,7 @@ def test_sinks_of_a_later_turn_stand_where_its_tokens_do(model, inputs):
     prompt, generated = inputs["input_ids"].shape[1], 3
     with attnpatch.apply(model, method) as patch, torch.no_grad():
         model(**inputs, past_key_values=cache)
-        first = dict(patch._installation.states[cache])[method, 0].tokens
+        first = patch._installation.states[cache][method, 0].tokens
         for _ in range(generated):
             model(**NEXT, past_key_values=cache)
         del inputs["attention_mask"]

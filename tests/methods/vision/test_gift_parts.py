@@ -101,7 +101,7 @@ def test_a_row_that_sees_no_image_keeps_its_weights():
 
 def test_parts_of_a_reading_at_any_keys():
     reading = Reading(torch.tensor([[True, False]]), torch.tensor([[False, True]]), torch.tensor([[False, True]]))
-    reading.parts[:, 1, 0] = 4.0
+    reading.parts.values[:, 1, 0] = 4.0
     found = reading.parts_at(1, 3, torch.device("cpu"))
     assert found.tolist() == [[[0, 0, 0], [0, 0, 0], [1, 0, 0]]]
     assert reading.parts_at(0, 2, torch.device("cpu")).tolist() == [[[1, 0], [4, 0], [0, 1]]]
