@@ -217,11 +217,21 @@ def _visible(call: Call, low: int, high: int, rule: kernels.Rule | None) -> torc
             rule, rows, keys, call.query.shape[0], key_offset=call.key_offset, spans=call.spans, total=call.end
         )
     if call.mask is None:  # inside a compiled graph: nothing is hidden but what comes later
-        rule = call.own_rule
-        return _visible(call, low, high, rule)
-    newest = call.key_offset + call.key.shape[2] == call.offset + high == call.offset + low + 1
-    if newest and call.spec is not None and call.spans is None and call.pattern.kind == "causal":
-        return None  # a lone newest query sees all that is there
+        return _visible(call, low, high, call.own_rule)
+    if call.spec is not None and call.spans is None and call.pattern.kind == "causal":
+        return _earlier(call, low, high)
     mask = call.of_queries(low, high).mask
     mask = mask.spec.dense if isinstance(mask, LazyMask) else mask
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def _earlier(call: Call, low: int, high: int) -> torch.Tensor | None:
+    """Which keys do not come later than the query rows low..high-1, bool `[1, 1, R, K]`; None for all of them."""
+    first, keys = call.key_offset, call.key.shape[2]
+    if first + keys <= call.offset + low + 1:
+        return None  # all that is there: a lone newest query
+    memo, known = ("earlier", low, high, first, keys), call.forward.memo
+    if memo not in known:
+        index = torch.arange(max(first + keys, call.offset + high), device=call.query.device)
+        known[memo] = (index[first : first + keys] <= index[call.offset + low : call.offset + high, None])[None, None]
+    return known[memo]

@@ -84,14 +84,13 @@ def decoded_pieces(tokens: Sequence[int], tokenizer: Any) -> list[str]:
     def text(ids: Sequence[int]) -> str:
         return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    pieces = []
+    pieces: list[str] = []
     for number, token in enumerate(tokens):
-        alone = text([token])
-        if not number:
-            pieces.append(alone)
-            continue
-        before = text([tokens[number - 1]])
-        both = text([tokens[number - 1], token])
-        # Half a character decodes to a mark that the other half takes away.
-        pieces.append(both[len(before) :] if both.startswith(before) else alone)
+        piece = alone = text([token])
+        if number:
+            both = text([tokens[number - 1], token])
+            # Half a character decodes to a mark that the other half takes away.
+            piece = both[len(before) :] if both.startswith(before) else alone
+        pieces.append(piece)
+        before = alone
     return pieces

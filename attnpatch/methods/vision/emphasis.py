@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from attnpatch.kernels import row_outputs
 from attnpatch.methods.vision.factors import reweighted
 
 
@@ -17,15 +16,16 @@ def emphasised(
     share: share of the heads that are taken for those that look at the image, and for those that look at the question;
     both are ranked before anything changes. plain: every row of the weights sums to one.
     """
-    parts = parts.to(weights.dtype)
-    mass = row_outputs(weights, parts.transpose(1, 2).unsqueeze(1))  # [B, H, R, 3]
+    batch, heads, rows, _ = weights.shape
+    parts, flat = parts.to(weights.dtype), weights.flatten(1, 2)  # [B, H R, K]: one product for all heads
+    mass = torch.bmm(flat, parts.mT).view(batch, heads, rows, 3)
     looks = mass[..., ::2]  # at the image, at the question
-    best = looks.topk(max(int(weights.shape[1] * share), 1), dim=1).indices
+    best = looks.topk(max(int(heads * share), 1), dim=1).indices
     chosen = torch.zeros_like(looks).scatter_(1, best, 1.0)
-    image_heads, question_heads = chosen.unsqueeze(-1).unbind(-2)  # [B, H, R, 1]
-    # r - 1: how much the chosen heads' mass on the image grows, one number for a row.
-    looked, gained, _ = (image_heads * mass).sum(1, keepdim=True).unsqueeze(-1).unbind(-2)
-    growth = gained / looked.clamp(min=torch.finfo(mass.dtype).tiny)
-    louder = question_heads * (growth if beta == 1 else torch.add(beta - 1, growth, alpha=beta))
-    _, salient, question = parts.unsqueeze(2).unsqueeze(2).unbind(1)  # [B, 1, 1, K]
-    return reweighted(weights, torch.addcmul(image_heads * salient, louder, question), plain=plain)
+    # The image heads' mass on the image and its growth; both over the first: 1 and r - 1, for a row [B, 1, R, 2].
+    growth = (chosen[..., :1] * mass[..., :2]).sum(1, keepdim=True)
+    growth = growth / growth[..., :1].clamp_min(torch.finfo(mass.dtype).tiny)
+    if beta != 1:
+        growth = torch.cat([growth[..., :1], torch.add(beta - 1, growth[..., 1:], alpha=beta)], -1)
+    more = torch.bmm((chosen * growth).flatten(1, 2), parts[:, 1:])
+    return reweighted(flat, more, plain=plain).view_as(weights)

@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from attnpatch.kernels import row_outputs
 from attnpatch.methods.vision.base import Integers, VisionConfig, VisionMethod
 from attnpatch.methods.vision.depth import Layers
 from attnpatch.methods.vision.known import known_options
@@ -68,9 +67,10 @@ class Sinks:
     """What stands out in one layer, of the prompts of a batch.
 
     tokens: bool `[B, T]`, every sink of the prompt. has: bool `[B]`, is one of them an image token. first: `[B]`,
-    index of the first image sink, T if there is none. shares: fp32 `[B, 3, T]`, -1 at sinks, 1 at image tokens that
-    are none, and at image tokens; all 0 in rows without an image sink and at generated tokens. visual, all_visual: has
-    any row an image sink, have all. step: what is changed in the row of a generated token, once it has been asked for.
+    index of the first image sink, T if there is none. shares: fp32 `[B, 4, T]`: -1 at sinks; 1 at image tokens that
+    are none; 1 at image tokens; the second minus rho times the third. All 0 in rows without an image sink and at
+    generated tokens. visual, all_visual: has any row an image sink, have all. step: what is changed in the row of a
+    generated token, once it has been asked for.
     """
 
     tokens: torch.Tensor
@@ -82,32 +82,34 @@ class Sinks:
     step: Edit | None = None
 
     @classmethod
-    def of(cls, tokens: torch.Tensor, image: torch.Tensor) -> Sinks:
+    def of(cls, tokens: torch.Tensor, image: torch.Tensor, rho: float) -> Sinks:
         """tokens, image: bool `[B, T]`, which tokens are sinks, and which are image tokens."""
         seen = tokens & image
         has = seen.any(1)
         first = torch.where(has, seen.int().argmax(1), tokens.shape[1])
-        shares = torch.stack([-tokens.float(), (image & ~tokens).float(), image.float()], 1) * has[:, None, None]
+        rest, every = (image & ~tokens).float(), image.float()
+        shares = torch.stack([-tokens.float(), rest, every, rest - rho * every], 1) * has[:, None, None]
         known = has.tolist()
         return cls(tokens, has, first, Columns(shares), any(known), all(known))
 
 
 def redistribute(
-    weights: torch.Tensor, shares: torch.Tensor, *, p: float, rho: float, summ: float
+    weights: torch.Tensor, shares: torch.Tensor, least: torch.Tensor, *, p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights `[B, H, R, K]` after the move, and which rows of which heads changed, bool `[B, H, R]`.
 
-    shares: `[B, 3, K]` as in `Sinks`. A row's sum stays what it was.
+    shares: `[B, 4, K]` as in `Sinks`. least: what the attention summed by each of the last three must reach. A row's
+    sum stays what it was.
     """
     if shares.dtype != weights.dtype:
-        shares = shares.to(weights.dtype)
-    lost, rest, _ = shares.unsqueeze(2).unsqueeze(2).unbind(1)  # [B, 1, 1, K]
-    taken, on_rest, on_image = row_outputs(weights, shares.transpose(1, 2).unsqueeze(1)).split(1, -1)  # [B, H, R, 1]
-    tiny = torch.finfo(on_rest.dtype).tiny
-    changed = (on_image >= summ) & (on_rest >= (rho * on_image).clamp_min(tiny))
-    share = taken / on_rest.clamp_min(tiny)  # minus what another token gains where a sink loses 1
-    gain = torch.addcmul(lost, share, rest, value=-1) * changed
-    return torch.addcmul(weights, weights, gain, value=p), changed.squeeze(-1)
+        shares, least = shares.to(weights.dtype), least.to(weights.dtype)
+    flat = weights.flatten(1, 2)  # [B, H R, K]: one product for all heads
+    mass = torch.bmm(flat, shares.mT)  # [B, H R, 4]
+    changed = (mass[..., 1:] >= least).all(-1, keepdim=True)
+    # Minus what another token gains where a sink loses 1.
+    share = mass[..., :1] / mass[..., 1:2].clamp_min(torch.finfo(mass.dtype).tiny)
+    gain = torch.addcmul(shares[:, :1], share, shares[:, 1:2], value=-1) * changed
+    return torch.addcmul(flat, flat, gain, value=p).view_as(weights), changed.view(weights.shape[:3])
 
 
 @register("var")
@@ -139,6 +141,8 @@ class VAR(VisionMethod):
         super().__init__(config, **options)
         self.active = self.config.p > 0 and self.config.rho <= 1
         self.dims: torch.Tensor | None = None
+        # Attention on other image tokens, without which there is nowhere to move it; on the image; and the margin.
+        self.least = torch.tensor([torch.finfo(torch.float32).tiny, self.config.summ, 0.0])
 
     @classmethod
     def calibrate(cls, model, batches):
@@ -201,11 +205,10 @@ class VAR(VisionMethod):
         return inner(call)
 
     def _moved(self, sinks: Sinks) -> Change:
-        config, shares = self.config, sinks.shares
+        p, shares, least = self.config.p, sinks.shares, self.least.to(sinks.has.device)
 
         def moved(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, torch.Tensor]:
-            columns = at.of(shares.at(at.key_first, weights.shape[-1]))
-            return redistribute(weights, columns, p=config.p, rho=config.rho, summ=config.summ)
+            return redistribute(weights, at.of(shares.at(at.key_first, weights.shape[-1])), least, p=p)
 
         return moved
 
@@ -230,7 +233,8 @@ class VAR(VisionMethod):
         if before is not None and call.offset:
             known = Columns(before.tokens).at(0, call.offset)  # what was generated in between is no sink
             tokens = torch.cat([known, tokens], 1)
-        found = call.forward.state[key] = Sinks.of(tokens, call.images.keys(0, tokens.shape[1]))
+        found = Sinks.of(tokens, call.images.keys(0, tokens.shape[1]), self.config.rho)
+        call.forward.state[key] = found
         return found
 
     def _gated(self, call, first: int, mask: torch.Tensor | None, sinks: Sinks) -> torch.Tensor | None:

@@ -22,7 +22,8 @@ IS_SINK = torch.tensor([[True, True, False, False, False]])
 
 
 def moved(row=ROW, sinks=IS_SINK, image=IS_IMAGE, p=0.5, rho=0.5, summ=0.2):
-    new, changed = redistribute(row[None, None, None], Sinks.of(sinks, image).shares.values, p=p, rho=rho, summ=summ)
+    found, least = Sinks.of(sinks, image, rho), VAR(rho=rho, summ=summ).least
+    new, changed = redistribute(row[None, None, None], found.shares.values, least, p=p)
     return new[0, 0, 0], bool(changed)
 
 
@@ -49,7 +50,7 @@ def test_rows_keep_their_sum_and_stay_positive():
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(2, 4, 6, 20, generator=generator).mul(3).softmax(-1)
     sinks, image = (torch.rand(2, 16, generator=generator) < chance for chance in (0.3, 0.6))
-    new, changed = redistribute(weights, Sinks.of(sinks, image).shares.at(0, 20), p=0.9, rho=0.2, summ=0.1)
+    new, changed = redistribute(weights, Sinks.of(sinks, image, 0.2).shares.at(0, 20), VAR(summ=0.1).least, p=0.9)
     assert 0 < changed.float().mean() < 1
     assert torch.allclose(new.sum(-1), torch.ones(2, 4, 6), atol=1e-6)
     assert bool((new >= 0).all())
@@ -145,7 +146,7 @@ def test_by_rows_it_is_causal_and_by_layers_it_is_not():
         def _sinks(self, call):
             tokens = super()._sinks(call).tokens.clone()
             tokens[:, 1:first], tokens[:, 0] = False, True
-            return Sinks.of(tokens, call.images.keys(0, tokens.shape[1]))
+            return Sinks.of(tokens, call.images.keys(0, tokens.shape[1]), self.config.rho)
 
     for gate, alike in (("row", True), ("layer", False)):
         settings = {**SETTINGS, "rho": 0.0, "summ": 0.0, "gate": gate}
