@@ -14,24 +14,26 @@ _PENDING = 512  # tallies that a site keeps before it counts them
 class Tally:
     """The query rows of one call under one rule; their pairs are counted when somebody asks.
 
-    segments: per batch row (first, last, n): query rows first..last-1 of n tokens.
+    segments: per batch row (first, last, n): query rows first..last-1 of n tokens. decode: are they behind the prompt.
     """
 
-    __slots__ = ("_pairs", "queries", "rule", "segments")
+    __slots__ = ("_counted", "backend", "decode", "rule", "segments")
 
-    def __init__(self, rule: Rule, segments: tuple[tuple[int, int, int], ...]) -> None:
+    def __init__(self, backend: str, rule: Rule, segments: tuple[tuple[int, int, int], ...], decode: bool) -> None:
+        self.backend = backend
         self.rule = rule
         self.segments = segments
-        self.queries = sum(last - first for first, last, _ in segments)
-        self._pairs: float | None = None
+        self.decode = decode
+        self._counted: tuple[float, int] | None = None
 
     @property
-    def pairs(self) -> float:
-        """Visible (query, key) pairs; a mean over heads where these differ."""
-        if self._pairs is None:
+    def pairs_and_queries(self) -> tuple[float, int]:
+        """Visible (query, key) pairs, a mean over heads where these differ, and query rows."""
+        if self._counted is None:
             same = Counter(self.segments)
-            self._pairs = sum(count * self.rule.pairs(*segment) for segment, count in same.items())
-        return self._pairs
+            pairs = sum(count * self.rule.pairs(*segment) for segment, count in same.items())
+            self._counted = pairs, sum(last - first for first, last, _ in self.segments)
+        return self._counted
 
 
 class SiteStats:
@@ -46,23 +48,24 @@ class SiteStats:
         self.calls = self.cache_bytes_saved = 0
         self.routes: Counter[str] = Counter()
         self._backends: Counter[str] = Counter()
-        self._pending: list[tuple[str, Tally, bool]] = []  # counted later: this runs in every layer of every step
+        self._pending: list[Tally] = []  # counted later: this runs in every layer of every step
         self._counted = {False: [0.0, 0], True: [0.0, 0]}
 
-    def add(self, backend: str, tally: Tally, decode: bool) -> None:
-        """One call that ran on `backend`, of prefill or of decode."""
-        self._pending.append((backend, tally, decode))
+    def add(self, tally: Tally) -> None:
+        """One call."""
+        self._pending.append(tally)
         if len(self._pending) >= _PENDING:
             self.settle()
 
     def settle(self) -> None:
         """Count what has been added so far."""
         pending, self._pending = self._pending, []
-        for backend, tally, decode in pending:
-            self._backends[backend] += 1
-            counted = self._counted[decode]
-            counted[0] += tally.pairs
-            counted[1] += tally.queries
+        for tally in pending:
+            self._backends[tally.backend] += 1
+            pairs, queries = tally.pairs_and_queries
+            counted = self._counted[tally.decode]
+            counted[0] += pairs
+            counted[1] += queries
 
     @property
     def backends(self) -> Counter[str]:

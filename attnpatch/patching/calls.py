@@ -274,12 +274,13 @@ class Call:
         """Add this call's visible pairs to the budget; `rule` None is the layer's own rule."""
         last = self.query.shape[2] if last is None else last
         forward = self.forward
-        memo = (self.end, rule if rule is not None else self.site.window, first, last)
-        counted = forward.tallies.get(memo)
-        if counted is None:
-            tally = Tally(rule or self.own_rule, self._segments(rule, first, last))
-            counted = forward.tallies[memo] = (tally, forward.in_decode(forward.offset + first))
-        self.stats.add(backend, *counted)
+        memo = (backend, self.query.shape[2], rule if rule is not None else self.site.window, first, last)
+        tally = forward.tallies.get(memo)
+        if tally is None:
+            decode = forward.in_decode(forward.offset + first)
+            tally = Tally(backend, rule or self.own_rule, self._segments(rule, first, last), decode)
+            forward.tallies[memo] = tally
+        self.stats.add(tally)
 
     def _segments(self, rule, first: int, last: int) -> tuple[tuple[int, int, int], ...]:
         """Each row's real query rows as (first, last, number of its tokens)."""

@@ -216,10 +216,11 @@ def _visible(call: Call, low: int, high: int, rule: kernels.Rule | None) -> torc
         return kernels.visible_mask(
             rule, rows, keys, call.query.shape[0], key_offset=call.key_offset, spans=call.spans, total=call.end
         )
-    if call.mask is None:  # inside a compiled graph: nothing is hidden but what comes later
-        return _visible(call, low, high, call.own_rule)
-    if call.spec is not None and call.spans is None and call.pattern.kind == "causal":
+    bare = call.mask is None  # inside a compiled graph, or a lone newest row: nothing is hidden but what comes later
+    if (bare or call.spec is not None) and call.spans is None and call.pattern.kind == "causal":
         return _earlier(call, low, high)
+    if bare:
+        return _visible(call, low, high, call.own_rule)
     mask = call.of_queries(low, high).mask
     mask = mask.spec.dense if isinstance(mask, LazyMask) else mask
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

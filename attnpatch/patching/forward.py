@@ -70,7 +70,7 @@ class Forward:
         self.held: dict[int, SinkWindowLayer] = {}
         self.evictions: list[Request] = []
         self.calls = 0
-        self.tallies: dict[tuple, tuple[Tally, bool]] = {}  # and is it decode
+        self.tallies: dict[tuple, Tally] = {}
         self.spans_at: dict = {}
         self.masks: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self.images: Images | None = None

@@ -146,14 +146,32 @@ class LazyMask(torch.Tensor):
 
 
 def lazy_mask_for(base: str) -> Callable[..., torch.Tensor | None]:
-    """The mask function to register beside the attention function of `base`."""
+    """The mask function to register beside the attention function of `base`.
+
+    It returns None, as the base would, for a lone newest token that sees all there is: the most frequent request.
+    """
 
     def lazy_mask(**arguments: Any) -> torch.Tensor | None:
         if torch.compiler.is_compiling():  # a graph wants plain tensors; the geometry then comes from the forward
             return masking_utils.ALL_MASK_ATTENTION_FUNCTIONS[base](**arguments)
-        return LazyMask(MaskSpec(base, arguments))
+        if not _is_newest(arguments):
+            return LazyMask(MaskSpec(base, arguments))
+        mask = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS[base](**arguments)
+        if mask is None:
+            return None
+        spec = MaskSpec(base, arguments)
+        spec.base_mask = mask
+        return LazyMask(spec)
 
     return lazy_mask
+
+
+def _is_newest(asked: dict[str, Any]) -> bool:
+    """Is it a mask for the last token alone, in a causal layer with all keys?"""
+    if asked["q_length"] != 1 or asked["mask_function"] is not masking_utils.causal_mask_function:
+        return False
+    offset = asked.get("q_offset", 0)
+    return isinstance(offset, int) and asked["kv_length"] == offset + 1 and not asked.get("kv_offset", 0)
 
 
 def spans_of(padding: torch.Tensor | None, rows: int, end: int) -> list[tuple[int, int]] | None:
