@@ -30,7 +30,8 @@ class Call:
     """One attention call at one site, after RoPE and the cache update.
 
     query `[B, H, Q, D]`, key `[B, Hkv, K, D]`, value `[B, Hkv, K, Dv]`; `offset` is the absolute index of query
-    row 0, `key_offset` that of key column 0. Methods may replace query, key and value before calling `inner`.
+    row 0, `key_offset` that of key column 0. mask: what the host would pass to its attention, kept as a recipe where
+    transformers makes it; None where no key up to the query itself is hidden. Methods may replace query, key and value before calling `inner`.
     hidden: the attention module's input `[B, Q, hidden]`, for methods that set `needs_hidden`; residual: the decoder
     layer's input `[B, Q, hidden]`, before its norm, for methods that set `needs_residual`.
     """

@@ -167,11 +167,11 @@ def lazy_mask_for(base: str) -> Callable[..., torch.Tensor | None]:
 
 
 def _is_newest(asked: dict[str, Any]) -> bool:
-    """Is it a mask for the last token alone, in a causal layer with all keys?"""
+    """Is it a mask for a token alone behind a cache, in a causal layer with all keys up to it?"""
     if asked["q_length"] != 1 or asked["mask_function"] is not masking_utils.causal_mask_function:
         return False
     offset = asked.get("q_offset", 0)
-    return isinstance(offset, int) and asked["kv_length"] == offset + 1 and not asked.get("kv_offset", 0)
+    return isinstance(offset, int) and 0 < offset == asked["kv_length"] - 1 and not asked.get("kv_offset", 0)
 
 
 def spans_of(padding: torch.Tensor | None, rows: int, end: int) -> list[tuple[int, int]] | None:

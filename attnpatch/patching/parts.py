@@ -31,6 +31,8 @@ def mask_of_part(mask: torch.Tensor | None, part: Forward, window: int | None) -
         return part.masks[memo][0]
     if part.rows is not None:  # a ready-made mask [B or 1, 1, Q, K], or nothing hidden but what comes later
         return mask if mask is None or mask.shape[0] == 1 else mask[list(part.rows)]
+    if mask is None and part.sample is None and part.q_len == part.whole.q_len:
+        return None
     if part.sample is None and mask is not None:
         first = part.offset - part.whole.offset
         return mask[:, :, first : first + part.q_len]

@@ -63,6 +63,19 @@ def test_it_is_none_for_the_base_where_the_base_skips_the_mask():
     assert lazy_mask_for("sdpa")(**request(attention_mask=None)).spec.base_mask is None
 
 
+def test_a_lone_newest_token_needs_none_where_nothing_is_hidden():
+    ask, step = lazy_mask_for("sdpa"), {"q_length": 1, "q_offset": 4}
+    assert ask(**request(**step, attention_mask=None)) is None
+    assert ask(**request(**step, attention_mask=torch.ones(2, 5, dtype=torch.bool))) is None
+    padded = ask(**request(**step))
+    assert isinstance(padded, LazyMask)
+    assert torch.equal(padded.spec.base_mask, padded.spec.dense)
+    assert isinstance(lazy_mask_for("eager")(**request(**step, attention_mask=None)), LazyMask)
+    window = masking_utils.sliding_window_causal_mask_function(3)
+    for other in ({"mask_function": window, "local_size": 3}, {"kv_length": 9}, {"q_offset": torch.tensor(4)}):
+        assert isinstance(ask(**request(**{**step, **other}, attention_mask=None)), LazyMask)
+
+
 def test_the_counter_of_a_static_cache_is_not_shared():
     counter = torch.tensor(3)
     spec = MaskSpec("sdpa", request(q_offset=counter, q_length=1, kv_length=8, attention_mask=None))

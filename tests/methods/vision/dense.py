@@ -26,9 +26,11 @@ class Dense(attnpatch.Method):
         group = call.query.shape[1] // call.key.shape[1]
         key, value = (x.double().repeat_interleave(group, 1) for x in (call.key, call.value))
         scale = call.query.shape[-1] ** -0.5 if call.scaling is None else call.scaling
+        scores = call.query.double() @ key.mT * scale
         mask = call.mask.spec.dense if isinstance(call.mask, LazyMask) else call.mask
-        visible = mask if mask.dtype == torch.bool else mask > -1e30
-        scores = (call.query.double() @ key.mT * scale).masked_fill(~visible, -torch.inf)
+        if mask is not None:
+            visible = mask if mask.dtype == torch.bool else mask > -1e30
+            scores = scores.masked_fill(~visible, -torch.inf)
         weights = self.change(scores, call)
         output = (weights.nan_to_num() @ value).to(call.query.dtype)
         return output.transpose(1, 2).contiguous(), None
