@@ -20,6 +20,7 @@ from attnpatch.patching.sparse import attend_under
 
 if TYPE_CHECKING:
     from attnpatch.patching.images import Images
+    from attnpatch.patching.method import Method
     from attnpatch.patching.sink_cache import SinkWindowLayer
     from attnpatch.patching.sites import Site
 
@@ -194,16 +195,21 @@ class Call:
         """Have the attention of some query rows changed when it is computed further down, by `inner(call)`."""
         self.edits.append(edit)
 
-    def edit_as(self, owner: object, make: Callable[[Call], Edit | None]) -> None:
+    def edit_as(self, owner: Method, make: Callable[[Call], Edit | None]) -> None:
         """`edit` with what `make(call)` returns, None for no edit; made once and taken by all layers of a forward.
 
+        In the row of a generated token it is also taken by those that follow, as long as the images stay the same.
         owner: whose edit it is, one for each. For edits that do not depend on the layer.
         """
-        memo, known = ("edit", id(owner), self.query.shape[2]), self.forward.memo
-        if memo not in known:
-            known[memo] = make(self)
-        if known[memo] is not None:
-            self.edits.append(known[memo])
+        forward, memo, given = self.forward, (owner, "edit", self.query.shape[2]), None
+        known = forward.memo
+        if memo[-1] == 1 and forward.offset >= forward.prompt_end:
+            known, given = forward.state, (forward.prompt_end, forward.images)
+        made = known.get(memo)
+        if made is None or made[0] != given:
+            made = known[memo] = (given, make(self))
+        if made[1] is not None:
+            self.edits.append(made[1])
 
     def of_rows(self, rows: list[int]) -> Call:
         """The same call for some rows of the batch alone.

@@ -86,7 +86,7 @@ class Seen:
         return (embeds.unsqueeze(2) == marks).all(-1).any(2)
 
 
-@dataclass
+@dataclass(eq=False)
 class Images:
     """The image tokens of a batch.
 
@@ -99,12 +99,19 @@ class Images:
 
     def __post_init__(self) -> None:
         self.rows: torch.Tensor = self.mask.any(1)  # bool [B]: which rows have an image
-        self.first: torch.Tensor = torch.where(self.rows, self.mask.int().argmax(1), self.mask.shape[1])
-        behind = self.mask.shape[1] - self.mask.flip(1).int().argmax(1)
-        self.stop: torch.Tensor = torch.where(self.rows, behind, 0)  # [B]: just behind the last image token
-        self.any: bool = bool(self.rows.any())
-        self.all: bool = bool(self.rows.all())
+        has = self.rows.tolist()
+        self.any, self.all = any(has), all(has)
         self._keys = Columns(self.mask)
+
+    @cached_property
+    def first(self) -> torch.Tensor:
+        """Index of each row's first image token, `[B]`; T if there is none."""
+        return torch.where(self.rows, self.mask.int().argmax(1), self.mask.shape[1])
+
+    @cached_property
+    def stop(self) -> torch.Tensor:
+        """Index just behind each row's last image token, `[B]`; 0 if there is none."""
+        return torch.where(self.rows, self.mask.shape[1] - self.mask.flip(1).int().argmax(1), 0)
 
     @cached_property
     def marks(self) -> Columns:

@@ -24,7 +24,7 @@ def emphasised(
     chosen = torch.zeros_like(looks).scatter_(1, best, 1.0)
     # The image heads' mass on the image and its growth; both over the first: 1 and r - 1, for a row [B, 1, R, 2].
     growth = (chosen[..., :1] * mass[..., :2]).sum(1, keepdim=True)
-    growth = growth / growth[..., :1].clamp_min(torch.finfo(mass.dtype).tiny)
+    growth = growth / (growth[..., :1] + torch.finfo(mass.dtype).tiny)
     if beta != 1:
         growth = torch.cat([growth[..., :1], torch.add(beta - 1, growth[..., 1:], alpha=beta)], -1)
     more = torch.bmm((chosen * growth).flatten(1, 2), parts[:, 1:])

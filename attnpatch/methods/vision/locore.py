@@ -80,7 +80,10 @@ class LocoRE(VisionMethod):
         prompt, factors = call.forward.prompt_end, {}
 
         def raised(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-            key = (at.first, at.key_first, weights.shape[-2:])
+            key = (at.key_first, weights.shape[-2:], weights.device)
+            if factors.get("first") != at.first:  # the next token: what was kept for the one before is done with
+                factors.clear()
+                factors["first"] = at.first
             if key not in factors:
                 factors[key] = self.beta * recent(weights, at, prompt, self.config.window)
             return reweighted(weights, factors[key], plain=at.plain), None
