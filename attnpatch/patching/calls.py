@@ -30,9 +30,9 @@ Inner = Callable[["Call"], tuple[torch.Tensor, torch.Tensor | None]]
 class Call:
     """One attention call at one site, after RoPE and the cache update.
 
-    query `[B, H, Q, D]`, key `[B, Hkv, K, D]`, value `[B, Hkv, K, Dv]`; `offset` is the absolute index of query
-    row 0, `key_offset` that of key column 0. mask: what the host would pass to its attention, kept as a recipe where
-    transformers makes it; None where no key up to the query itself is hidden. Methods may replace query, key and value before calling `inner`.
+    query `[B, H, Q, D]`, key `[B, Hkv, K, D]`, value `[B, Hkv, K, Dv]`, which methods may replace before calling
+    `inner`; `offset` is the absolute index of query row 0, `key_offset` that of key column 0. mask: the host's own,
+    a `LazyMask` where transformers makes it; None where a query sees every key up to its own.
     hidden: the attention module's input `[B, Q, hidden]`, for methods that set `needs_hidden`; residual: the decoder
     layer's input `[B, Q, hidden]`, before its norm, for methods that set `needs_residual`.
     """
@@ -198,18 +198,16 @@ class Call:
     def edit_as(self, owner: Method, make: Callable[[Call], Edit | None]) -> None:
         """`edit` with what `make(call)` returns, None for no edit; made once and taken by all layers of a forward.
 
-        In the row of a generated token it is also taken by those that follow, as long as the images stay the same.
-        owner: whose edit it is, one for each. For edits that do not depend on the layer.
+        That of a generated token is also taken by those behind it, while the images stay. owner: one edit for each.
         """
         forward, memo, given = self.forward, (owner, "edit", self.query.shape[2]), None
         known = forward.memo
         if memo[-1] == 1 and forward.offset >= forward.prompt_end:
             known, given = forward.state, (forward.prompt_end, forward.images)
-        made = known.get(memo)
-        if made is None or made[0] != given:
-            made = known[memo] = (given, make(self))
-        if made[1] is not None:
-            self.edits.append(made[1])
+        if memo not in known or known[memo][0] != given:
+            known[memo] = (given, make(self))
+        if known[memo][1] is not None:
+            self.edits.append(known[memo][1])
 
     def of_rows(self, rows: list[int]) -> Call:
         """The same call for some rows of the batch alone.

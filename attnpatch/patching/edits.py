@@ -165,13 +165,16 @@ def stock_weights(call: Call, low: int, high: int) -> torch.Tensor:
     """Weights `[B, H, R, K]` fp32 of the query rows low..high-1 under the layer's own rule, without the edits."""
     visible = _visible(call, low, high, None)
     keys = call.key.shape[2] if visible is None else visible.shape[-1]
-    return kernels.row_weights(
-        call.query[:, :, low:high],
-        call.key[:, :, :keys],
-        scale=call.scaling,
-        visible=visible,
-        sink_logits=call.extra.get("s_aux"),
-    )
+    query, key = call.query[:, :, low:high], call.key[:, :, :keys]
+    return _softmax(call, kernels.row_scores(query, key, scale=call.scaling, visible=visible), own=True)
+
+
+def _softmax(call: Call, scores: torch.Tensor, *, own: bool) -> torch.Tensor:
+    """Weights of `scores` `[B, H, R, K]`. own: they are the layer's own, under its own rule."""
+    sinks = call.extra.get("s_aux")
+    if own and sinks is None and _own_kind(call) is not None:
+        return scores.softmax(-1)  # every row sees its own key
+    return kernels.softmax_rows(scores, sink_logits=sinks)
 
 
 def _edited(call: Call, low: int, high: int, rule: kernels.Rule | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,32 +183,39 @@ def _edited(call: Call, low: int, high: int, rule: kernels.Rule | None) -> tuple
     visible = _visible(call, low, high, rule)
     keys = call.key.shape[2] if visible is None else visible.shape[-1]
     values = kernels.row_scores(query, call.key[:, :, :keys], scale=call.scaling, visible=visible)
-    touched = torch.zeros(values.shape[:3], dtype=torch.bool, device=values.device)
+    touched = None
     for before_softmax in (True, False):
         if not before_softmax:
-            values = kernels.softmax_rows(values, sink_logits=call.extra.get("s_aux"))
+            values = _softmax(call, values, own=rule is None and not any(edit.before_softmax for edit in call.edits))
         for edit in reversed(call.edits):  # the innermost method wrote its edit last and changes first
             part = edit.of_queries(low, high) if edit.before_softmax is before_softmax else None
             if part is not None:
                 at = RowsAt(call.offset + low + part.first, key_first, part.batch)
-                values, touched = _apply(part, at, values, touched)
+                values, touched = _apply(part, at, values, touched, alone=len(call.edits) == 1)
     return values, touched
 
 
-def _apply(edit: Edit, at: RowsAt, values: torch.Tensor, touched: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    old = values[:, :, edit.first :]
+def _apply(
+    edit: Edit, at: RowsAt, values: torch.Tensor, touched: torch.Tensor | None, *, alone: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`values` after the edit, and which rows have been touched so far.
+
+    alone: no other edit looks at them, so rows that are not touched may hold anything.
+    """
+    first, old = edit.first, values[:, :, edit.first :] if edit.first else values
     new, changed = edit.change(old, at)
     if edit.rows is not None:
-        rows = edit.rows[:, None]
-        changed = rows if changed is None else changed & rows
+        changed = edit.rows[:, None] if changed is None else changed & edit.rows[:, None]
     if changed is None:
-        changed = torch.ones_like(touched[:, :, edit.first :])
-    else:
+        changed = values.new_ones(new.shape[:3], dtype=torch.bool)
+    elif not alone:
         new = torch.where(changed.unsqueeze(-1), new, old)
-    changed = touched[:, :, edit.first :] | changed
-    if not edit.first:
-        return new, changed
-    return torch.cat([values[:, :, : edit.first], new], 2), torch.cat([touched[:, :, : edit.first], changed], 2)
+    changed = changed.expand(new.shape[:3])
+    if not first:
+        return new, changed if touched is None else touched | changed
+    before = values.new_zeros(values.shape[:3], dtype=torch.bool) if touched is None else touched
+    touched = torch.cat([before[:, :, :first], before[:, :, first:] | changed], 2)
+    return torch.cat([values[:, :, :first], new], 2), touched
 
 
 def _visible(call: Call, low: int, high: int, rule: kernels.Rule | None) -> torch.Tensor | None:
@@ -216,23 +226,32 @@ def _visible(call: Call, low: int, high: int, rule: kernels.Rule | None) -> torc
         return kernels.visible_mask(
             rule, rows, keys, call.query.shape[0], key_offset=call.key_offset, spans=call.spans, total=call.end
         )
-    bare = call.mask is None  # inside a compiled graph, or a lone newest row: nothing is hidden but what comes later
-    if (bare or call.spec is not None) and call.spans is None and call.pattern.kind == "causal":
+    if _own_kind(call) == "causal":
         return _earlier(call, low, high)
-    if bare:
+    if call.mask is None:  # inside a compiled graph: nothing is hidden but what comes later
         return _visible(call, low, high, call.own_rule)
     mask = call.of_queries(low, high).mask
     mask = mask.spec.dense if isinstance(mask, LazyMask) else mask
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
+def _own_kind(call: Call) -> str | None:
+    """causal or sliding, where the layer's own rule is all there is: no padding, no mask that says more."""
+    if call.spans is not None:
+        return None
+    if call.mask is None:
+        return "causal" if call.site.window is None else "sliding"
+    kind = "other" if call.spec is None else call.spec.pattern.kind
+    return None if kind == "other" else kind
+
+
 def _earlier(call: Call, low: int, high: int) -> torch.Tensor | None:
     """Which keys do not come later than the query rows low..high-1, bool `[1, 1, R, K]`; None for all of them."""
-    first, keys = call.key_offset, call.key.shape[2]
+    first, keys, device = call.key_offset, call.key.shape[2], call.query.device
     if first + keys <= call.offset + low + 1:
         return None  # all that is there: a lone newest query
-    memo, known = ("earlier", low, high, first, keys), call.forward.memo
+    memo, known = ("earlier", low, high, first, keys, device), call.forward.memo
     if memo not in known:
-        index = torch.arange(max(first + keys, call.offset + high), device=call.query.device)
+        index = torch.arange(max(first + keys, call.offset + high), device=device)
         known[memo] = (index[first : first + keys] <= index[call.offset + low : call.offset + high, None])[None, None]
     return known[memo]

@@ -84,13 +84,11 @@ def decoded_pieces(tokens: Sequence[int], tokenizer: Any) -> list[str]:
     def text(ids: Sequence[int]) -> str:
         return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    pieces: list[str] = []
+    pieces, before = [], ""
     for number, token in enumerate(tokens):
-        piece = alone = text([token])
-        if number:
-            both = text([tokens[number - 1], token])
-            # Half a character decodes to a mark that the other half takes away.
-            piece = both[len(before) :] if both.startswith(before) else alone
-        pieces.append(piece)
+        alone = text([token])
+        both = text([tokens[number - 1], token]) if number else alone
+        # Half a character decodes to a mark that the other half takes away.
+        pieces.append(both[len(before) :] if both.startswith(before) else alone)
         before = alone
     return pieces

@@ -11,7 +11,7 @@ def positive_shift(weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     weights: A of neighbouring rows, `[B, H, R, K]`; chosen: which of the rows from the second one on, `[B, R - 1]`.
     """
     jumps = (weights[:, :, 1:] - weights[:, :, :-1]).clamp(min=0)
-    return (chosen.to(jumps.dtype)[:, None, None] @ jumps).squeeze(2)
+    return (jumps * chosen[:, None, :, None]).sum(2)
 
 
 def saliency(shift: torch.Tensor, count: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
@@ -35,10 +35,9 @@ def salience_factors(s: torch.Tensor, image: torch.Tensor, alpha: float, deviati
     held = image.to(s.dtype)
     count = held.sum(1, keepdim=True).clamp(min=1)
     mean = (s * held).sum(1, keepdim=True) / count
-    deviation = (((s - mean) * held).square().sum(1, keepdim=True) / count).sqrt()
-    s = torch.minimum(torch.maximum(s, mean - deviations * deviation), mean + deviations * deviation)
-    low = s.masked_fill(~image, torch.inf).amin(1, keepdim=True)
-    high = s.masked_fill(~image, -torch.inf).amax(1, keepdim=True)
-    width = high - low
-    stretched = torch.where(image & (width > 0), (s - low) / width, 0)
+    most = deviations * (((s - mean) * held).square().sum(1, keepdim=True) / count).sqrt()
+    s, off = s.clamp(mean - most, mean + most), ~image
+    low = s.masked_fill(off, torch.inf).amin(1, keepdim=True)
+    high = s.masked_fill(off, -torch.inf).amax(1, keepdim=True)
+    stretched = torch.where(image & (high > low), (s - low) / (high - low), 0)
     return torch.exp(alpha * stretched)

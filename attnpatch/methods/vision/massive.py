@@ -31,7 +31,7 @@ def spikes(states: torch.Tensor) -> torch.Tensor:
 def phi(states: torch.Tensor, dims: torch.Tensor) -> torch.Tensor:
     """The largest of `spikes(states)` among `dims`, fp32: `[...]` for `states` `[..., D]`."""
     states = states.float()
-    return states[..., dims].abs().amax(-1) * _per_rms(states)
+    return states.index_select(-1, dims).abs().amax(-1) * _per_rms(states)
 
 
 def _per_rms(states: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 
 from attnpatch.methods.vision.gaze import positive_shift, salience_factors, saliency
 from attnpatch.patching.columns import Columns
@@ -49,7 +50,7 @@ class Reading:
         """
         images, padding = given.images, given.padding
         image = images.mask
-        question, content = torch.zeros_like(image), torch.zeros_like(image)
+        question, content = [], []  # indices into the flattened batch
         if images.ids is None:
             if vocabulary.reads_tokens:
                 raise UnsupportedCallError(
@@ -77,9 +78,10 @@ class Reading:
                 )
                 continue
             carries = vocabulary.content([tokens[row][index] for index in where])
-            question[row, where] = True
-            content[row, [index for index, yes in zip(where, carries, strict=True) if yes]] = True
-        return cls(image, question, content)
+            start = row * image.shape[1]
+            question += [start + index for index in where]
+            content += [start + index for index, yes in zip(where, carries, strict=True) if yes]
+        return cls(image, _marked(question, image), _marked(content, image))
 
     def parts_at(self, first: int, count: int, device: torch.device) -> torch.Tensor:
         """`parts` at the keys first..first+count-1, `[B, 3, count]`; what comes behind the prompts is in none."""
@@ -94,15 +96,18 @@ class Reading:
         _, rows = call.forward.in_whole()
         content = (self.content if rows is None else self.content[list(rows)]).to(call.query.device)
         tokens = content.shape[1]
-        total = torch.zeros(content.shape[0], call.query.shape[1], tokens, device=call.query.device)
+        total = None
         if self.first < call.offset or self.stop > call.end:
             raise UnsupportedCallError(IN_ONE_PIECE)
         for low in range(self.first, self.stop - 1, ROWS_AT_ONCE):
             high = min(low + ROWS_AT_ONCE + 1, self.stop)
             weights = stock_weights(call, low - call.offset, high - call.offset)
             seen = positive_shift(weights, content[:, low + 1 : high])
-            stop = min(call.key_offset + seen.shape[-1], tokens)
-            total[..., call.key_offset : stop] += seen[..., : stop - call.key_offset]
+            behind = tokens - call.key_offset - seen.shape[-1]  # a static cache is longer than the prompt
+            seen = F.pad(seen, (call.key_offset, behind)) if call.key_offset or behind else seen
+            total = seen if total is None else total + seen
+        if total is None:
+            return torch.zeros(content.shape[0], call.query.shape[1], tokens, device=call.query.device)
         return total
 
     def read(self, call: Call, *, alpha: float, deviations: float, share: float) -> None:
@@ -112,3 +117,9 @@ class Reading:
         image = self.image[which]
         s = saliency(self.shift(call).to(image.device), self.count[which], image, share)
         self.parts.values[which, 1] = (salience_factors(s, image, alpha, deviations) - 1) * image
+
+
+def _marked(where: list[int], like: torch.Tensor) -> torch.Tensor:
+    """Bool in the shape of `like`, True at the indices `where` into it, flattened."""
+    marks = torch.zeros(like.numel(), dtype=torch.bool, device=like.device)
+    return marks.index_fill_(0, torch.tensor(where, device=like.device, dtype=torch.long), True).view_as(like)

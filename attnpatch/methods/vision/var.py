@@ -87,8 +87,9 @@ class Sinks:
         seen = tokens & image
         has = seen.any(1)
         first = torch.where(has, seen.int().argmax(1), tokens.shape[1])
-        rest, every = (image & ~tokens).float(), image.float()
-        shares = torch.stack([-tokens.float(), rest, every, rest - rho * every], 1) * has[:, None, None]
+        sink, every = tokens.float(), image.float()
+        rest = torch.addcmul(every, every, sink, value=-1)
+        shares = torch.stack([-sink, rest, every, torch.add(rest, every, alpha=-rho)], 1) * has[:, None, None]
         known = has.tolist()
         return cls(tokens, has, first, Columns(shares), any(known), all(known))
 
