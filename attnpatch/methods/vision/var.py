@@ -194,8 +194,9 @@ class VAR(VisionMethod):
         sinks = self._sinks(call)
         if sinks.visual and call.query.shape[2] == 1 and call.offset >= call.forward.prompt_end:
             if sinks.step is None:  # the same for every generated token
-                rows = None if sinks.all_visual else sinks.has[:, None]
-                # A lone row whose weights are written out anyway needs no fused pass beside it.
+                # A lone row whose weights are written out anyway needs no fused pass beside it, nor does one in which
+                # nothing moves. Those of prompts without an image are left to it, bit for bit.
+                rows = None if call.images.all else call.images.rows[:, None]
                 sinks.step = Edit(self._moved(sinks), rows=rows, everywhere=True)
             call.edit(sinks.step)
             return inner(call)

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 import attnpatch
+from attnpatch.methods.vision.base import VisionMethod, answer_rows
 from attnpatch.methods.vision.var import VAR
 from attnpatch.patching.edits import Edit
 from tests import zoo
@@ -192,3 +193,63 @@ def test_sinks_of_a_later_turn_stand_where_its_tokens_do(model, inputs):
     assert both.shape[1] == 2 * prompt + generated
     assert torch.equal(both[:, :prompt], first)
     assert not bool(both[:, prompt : prompt + generated].any())
+
+
+class Shift(VisionMethod):
+    """Takes note of the images that each of its edits was made for."""
+
+    name = "shift"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
+
+    def attend(self, call, inner):
+        def change(call):
+            self.made.append(int(call.images.mask.sum()))
+            return lambda weights, at: (weights.flip(-1), None)
+
+        self.edit_rows(call, answer_rows, change)
+        return inner(call)
+
+
+def test_an_edit_is_made_once_for_all_layers_and_for_the_generated_tokens_of_a_turn(model, inputs):
+    method, cache = Shift(), cache_of(model)
+    prompt, images = inputs["input_ids"].shape[1], int((inputs["input_ids"] == zoo.IMAGE).sum())
+    with attnpatch.apply(model, method) as patch, torch.no_grad():
+        model(**inputs, past_key_values=cache)
+        assert method.made == [images]
+        for _ in range(3):
+            model(**NEXT, past_key_values=cache)
+        assert method.made == [images] * 2
+        del inputs["attention_mask"]
+        with patch.prompt(2 * prompt + 3):
+            model(**inputs, past_key_values=cache)
+            model(**NEXT, past_key_values=cache)
+            model(**NEXT, past_key_values=cache)
+        assert method.made == [images] * 2 + [2 * images] * 2
+        model(**inputs)  # another cache
+        assert method.made[4:] == [images]
+
+
+def test_an_edit_of_generated_tokens_is_made_anew_for_more_images(model, inputs):
+    method, cache = Shift(), cache_of(model)
+    images = int((inputs["input_ids"] == zoo.IMAGE).sum())
+    with attnpatch.apply(model, method) as patch, torch.no_grad(), patch.prompt(inputs["input_ids"].shape[1]):
+        model(**inputs, past_key_values=cache)
+        model(**NEXT, past_key_values=cache)
+        del inputs["attention_mask"]
+        model(**inputs, past_key_values=cache)
+        model(**NEXT, past_key_values=cache)
+    assert method.made == [images] * 2 + [2 * images] * 2
+
+
+def test_an_edit_of_generated_tokens_is_made_anew_behind_another_prompt(model, inputs):
+    method, cache = Shift(), cache_of(model)
+    with attnpatch.apply(model, method) as patch, torch.no_grad():
+        model(**inputs, past_key_values=cache)
+        model(**NEXT, past_key_values=cache)
+        with patch.prompt(inputs["input_ids"].shape[1] + 4):
+            model(input_ids=torch.tensor([[31, 32, 33]]), past_key_values=cache)
+            model(**NEXT, past_key_values=cache)
+    assert len(method.made) == 4
