@@ -250,6 +250,7 @@ def test_an_edit_of_generated_tokens_is_made_anew_behind_another_prompt(model, i
         model(**inputs, past_key_values=cache)
         model(**NEXT, past_key_values=cache)
         with patch.prompt(inputs["input_ids"].shape[1] + 4):
-            model(input_ids=torch.tensor([[31, 32, 33]]), past_key_values=cache)
+            words = model.get_input_embeddings()(torch.tensor([[31, 32, 33]]))
+            model(inputs_embeds=words, past_key_values=cache)  # without tokens, so the images stay the same
             model(**NEXT, past_key_values=cache)
     assert len(method.made) == 4
