@@ -22,9 +22,8 @@ def row_scores(
     scale = dim**-0.5 if scale is None else scale
     if q_rows.dtype in HALF:
         q_rows, k = q_rows.float(), k.float()
-    grouped = (q_rows * scale).reshape(
-        batch * kv_heads, heads // kv_heads * rows, dim
-    )  # three dimensions: less overhead than four
+    # Three dimensions: less overhead than four.
+    grouped = (q_rows * scale).reshape(batch * kv_heads, heads // kv_heads * rows, dim)
     scores = torch.bmm(grouped, k.reshape(batch * kv_heads, keys, dim).transpose(1, 2))
     scores = scores.view(batch, heads, rows, keys)
     if visible is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,6 @@ from attnpatch.patching.sparse import attend_under
 
 if TYPE_CHECKING:
     from attnpatch.patching.images import Images
-    from attnpatch.patching.method import Method
     from attnpatch.patching.sink_cache import SinkWindowLayer
     from attnpatch.patching.sites import Site
 
@@ -195,7 +194,7 @@ class Call:
         """Have the attention of some query rows changed when it is computed further down, by `inner(call)`."""
         self.edits.append(edit)
 
-    def edit_as(self, owner: Method, make: Callable[[Call], Edit | None]) -> None:
+    def edit_as(self, owner: Hashable, make: Callable[[Call], Edit | None]) -> None:
         """`edit` with what `make(call)` returns, None for no edit; made once and taken by all layers of a forward.
 
         That of a generated token is also taken by those behind it, while the images stay. owner: one edit for each.

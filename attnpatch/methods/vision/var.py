@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from attnpatch.methods.vision.base import Integers, VisionConfig, VisionMethod
+from attnpatch.methods.vision.base import Integers, VisionConfig, VisionMethod, generated_rows
 from attnpatch.methods.vision.depth import Layers
 from attnpatch.methods.vision.known import known_options
 from attnpatch.methods.vision.massive import TAU, measure_text_model, phi
@@ -62,15 +62,14 @@ class VARConfig(VisionConfig):
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sinks:
     """What stands out in one layer, of the prompts of a batch.
 
     tokens: bool `[B, T]`, every sink of the prompt. has: bool `[B]`, is one of them an image token. first: `[B]`,
     index of the first image sink, T if there is none. shares: fp32 `[B, 4, T]`: -1 at sinks; 1 at image tokens that
     are none; 1 at image tokens; the second minus rho times the third. All 0 in rows without an image sink and at
-    generated tokens. visual, all_visual: has any row an image sink, have all. step: what is changed in the row of a
-    generated token, once it has been asked for.
+    generated tokens. visual, all_visual: has any row an image sink, have all.
     """
 
     tokens: torch.Tensor
@@ -79,7 +78,6 @@ class Sinks:
     shares: Columns
     visual: bool
     all_visual: bool
-    step: Edit | None = None
 
     @classmethod
     def of(cls, tokens: torch.Tensor, image: torch.Tensor, rho: float) -> Sinks:
@@ -193,18 +191,21 @@ class VAR(VisionMethod):
             return inner(call)
         sinks = self._sinks(call)
         if sinks.visual and call.query.shape[2] == 1 and call.offset >= call.forward.prompt_end:
-            if sinks.step is None:  # the same for every generated token
-                # A lone row whose weights are written out anyway needs no fused pass beside it, nor does one in which
-                # nothing moves. Those of prompts without an image are left to it, bit for bit.
-                rows = None if call.images.all else call.images.rows[:, None]
-                sinks.step = Edit(self._moved(sinks), rows=rows, everywhere=True)
-            call.edit(sinks.step)
+            call.edit_as((self, call.layer), self._step)
             return inner(call)
         rows = text_rows(call, self.config.rows) if sinks.visual else None
         if rows is not None:
             mask = self._gated(call, rows.first, rows.mask, sinks)
             call.edit(Edit(self._moved(sinks), first=rows.first, rows=mask))
         return inner(call)
+
+    def _step(self, call) -> Edit:
+        """What is changed in the row of a generated token, of every prompt with an image.
+
+        A lone row whose weights are written out anyway needs no fused pass beside it, nor does one in which nothing
+        moves. Those of prompts without an image are left to it, bit for bit.
+        """
+        return Edit(self._moved(self._sinks(call)), rows=generated_rows(call).mask, everywhere=True)
 
     def _moved(self, sinks: Sinks) -> Change:
         p, shares, least = self.config.p, sinks.shares, self.least.to(sinks.has.device)
