@@ -126,7 +126,8 @@ class Call:
         if end not in known:
             spec = self.spec
             padding = spec.padding if spec is not None else self.forward.padding
-            known[end] = spans_of(padding, self.query.shape[0], end)
+            lone = self.mask is None and self.query.shape[2] == 1  # it sees all there is, so nothing is padding
+            known[end] = None if lone else spans_of(padding, self.query.shape[0], end)
         return known[end]
 
     def stock(self) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -111,7 +111,7 @@ class Images:
     @cached_property
     def stop(self) -> torch.Tensor:
         """Index just behind each row's last image token, `[B]`; 0 if there is none."""
-        return torch.where(self.rows, self.mask.shape[1] - self.mask.flip(1).int().argmax(1), 0)
+        return (self.mask * torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)).amax(1)
 
     @cached_property
     def marks(self) -> Columns:

@@ -64,9 +64,8 @@ def spacy_tagger() -> Tagger:
     return tag
 
 
-def content_tokens(tokens: Sequence[int], tokenizer: Any, tagger: Tagger) -> list[bool]:
-    """Which of the `tokens` of a text hold a piece of a content word."""
-    pieces = decoded_pieces(tokens, tokenizer)
+def content_tokens(pieces: Sequence[str], tagger: Tagger) -> list[bool]:
+    """Which of the tokens of a text hold a piece of a content word; pieces: what each of them adds to the text."""
     owner = [number for number, piece in enumerate(pieces) for _ in piece]  # token of every character
     found = [False] * len(pieces)
     for begin, end in tagger("".join(pieces)):
@@ -75,20 +74,31 @@ def content_tokens(tokens: Sequence[int], tokenizer: Any, tagger: Tagger) -> lis
     return found
 
 
-def decoded_pieces(tokens: Sequence[int], tokenizer: Any) -> list[str]:
-    """What every token adds to the text, spaces included.
+class Pieces:
+    """What tokens add to a text, spaces included; remembered, since prompts say the same things again and again."""
 
-    A token alone may lose the space in front of it, so each is decoded behind the one before it.
-    """
+    ROOM = 20_000  # pairs of tokens, some 3 MB
 
-    def text(ids: Sequence[int]) -> str:
-        return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[tuple[int, ...], str] = {}
 
-    pieces, before = [], ""
-    for number, token in enumerate(tokens):
-        alone = text([token])
-        both = text([tokens[number - 1], token]) if number else alone
-        # Half a character decodes to a mark that the other half takes away.
-        pieces.append(both[len(before) :] if both.startswith(before) else alone)
-        before = alone
-    return pieces
+    def of(self, tokens: Sequence[int]) -> list[str]:
+        """What every one of the tokens adds."""
+        pairs = [tuple(tokens[max(number - 1, 0) : number + 1]) for number in range(len(tokens))]
+        return [self._known[pair] if pair in self._known else self._learned(pair) for pair in pairs]
+
+    def _learned(self, pair: tuple[int, ...]) -> str:
+        """What the last token of the pair adds: alone it may lose the space in front of it."""
+        if len(self._known) >= self.ROOM:
+            self._known.clear()
+        alone, piece = self._text(pair[-1:]), None
+        if len(pair) == 2:
+            before, both = self._text(pair[:1]), self._text(pair)
+            # Half a character decodes to a mark that the other half takes away.
+            piece = both[len(before) :] if both.startswith(before) else None
+        self._known[pair] = alone if piece is None else piece
+        return self._known[pair]
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -16,16 +16,15 @@ def emphasised(
     share: share of the heads that are taken for those that look at the image, and for those that look at the question;
     both are ranked before anything changes. plain: every row of the weights sums to one.
     """
-    batch, heads, rows, _ = weights.shape
-    parts, flat = parts.to(weights.dtype), weights.flatten(1, 2)  # [B, H R, K]: one product for all heads
-    mass = torch.bmm(flat, parts.mT).view(batch, heads, rows, 3)
-    looks = mass[..., ::2]  # at the image, at the question
-    best = looks.topk(max(int(heads * share), 1), dim=1).indices
-    chosen = torch.zeros_like(looks).scatter_(1, best, 1.0)
-    # The image heads' mass on the image and its growth; both over the first: 1 and r - 1, for a row [B, 1, R, 2].
-    growth = (chosen[..., :1] * mass[..., :2]).sum(1, keepdim=True)
+    batch, heads, rows, keys = weights.shape
+    parts, flat = parts.to(weights.dtype), weights.transpose(1, 2).flatten(1, 2)  # [B, R H, K]: one product for all
+    mass = torch.bmm(flat, parts.mT).view(batch * rows, heads, 3)
+    best = mass[..., ::2].topk(max(int(heads * share), 1), dim=1).indices  # at the image, at the question
+    chosen = mass.new_zeros(batch * rows, heads, 2).scatter_(1, best, 1.0)
+    # The image heads' mass on the image and its growth; both over the first: 1 and r - 1, for a row [B R, 1, 2].
+    growth = torch.bmm(chosen.mT, mass)[:, :1, :2]
     growth = growth / (growth[..., :1] + torch.finfo(mass.dtype).tiny)
     if beta != 1:
         growth = torch.cat([growth[..., :1], torch.add(beta - 1, growth[..., 1:], alpha=beta)], -1)
-    more = torch.bmm((chosen * growth).flatten(1, 2), parts[:, 1:])
-    return reweighted(flat, more, plain=plain).view_as(weights)
+    more = torch.bmm((chosen * growth).view(batch, rows * heads, 2), parts[:, 1:])
+    return reweighted(flat, more, plain=plain).view(batch, rows, heads, keys).transpose(1, 2)

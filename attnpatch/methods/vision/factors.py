@@ -8,7 +8,7 @@ import torch
 def reweighted(weights: torch.Tensor, more: torch.Tensor, *, plain: bool = False) -> torch.Tensor:
     """`weights` times 1 + `more`, renormalised: the softmax of the scores + log(1 + more).
 
-    weights: `[B, H, R, K]`; more: broadcastable to it, > -1. A learned sink keeps its share of the whole, as one more
+    weights: `[..., K]`; more: broadcastable to it, > -1. A learned sink keeps its share of the whole, as one more
     column would. plain: every row of the weights sums to one.
     """
     if plain:

@@ -8,22 +8,23 @@ import torch
 def positive_shift(weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Sum over the chosen rows i of max(A_i - A_{i-1}, 0), `[B, H, K]`.
 
-    weights: A of neighbouring rows, `[B, H, R, K]`; chosen: which of the rows from the second one on, `[B, R - 1]`.
+    weights: A of neighbouring rows, `[B, H, R, K]`; chosen: 1 or True for these among the rows from the second one
+    on, else 0, `[B, R - 1]`.
     """
     jumps = (weights[:, :, 1:] - weights[:, :, :-1]).clamp(min=0)
     return (jumps * chosen[:, None, :, None]).sum(2)
 
 
-def saliency(shift: torch.Tensor, count: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
-    """s `[B, T]`: the mean shift per row, over the share of the heads that shift most; 0 off the image.
+def saliency(shift: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
+    """s `[B, T]`: the shift summed over the share of the heads that shift most; 0 off the image.
 
-    shift: sums over `count` `[B]` rows, `[B, H, T]`; image: image tokens, bool `[B, T]`.
+    shift: sums over rows, `[B, H, T]`; image: image tokens, bool `[B, T]`. The paper takes means; what is made of s
+    does not depend on its scale.
     """
     shift = shift * image[:, None]
     heads = max(int(shift.shape[1] * share), 1)
     best = shift.sum(-1).topk(heads, dim=1).indices
-    chosen = shift.gather(1, best.unsqueeze(-1).expand(-1, -1, shift.shape[-1]))
-    return chosen.mean(1) / count.clamp(min=1)[:, None]
+    return shift.gather(1, best.unsqueeze(-1).expand(-1, -1, shift.shape[-1])).sum(1)
 
 
 def salience_factors(s: torch.Tensor, image: torch.Tensor, alpha: float, deviations: float) -> torch.Tensor:

@@ -36,7 +36,7 @@ class _Gaze(VisionMethod):
 
     def begin(self, forward):
         reading = Reading.of(forward.given, forward.prompt_end, self._vocabulary)
-        self.prompts += int((reading.count > 0).sum())
+        self.prompts += reading.prompts
         forward.memo[id(self)] = reading
 
     def attend(self, call, inner):

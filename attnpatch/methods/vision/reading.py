@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,20 +28,31 @@ IN_ONE_PIECE = (
 class Reading:
     """The questions of a batch of T tokens, and the factors of its image tokens once they have been read.
 
+    image: image tokens, bool `[B, T]`; question, content: for each prompt, the indices of its question's tokens and of
+    those among them that carry content.
+
     Attributes:
-        image, content: image tokens and content tokens of the questions, bool `[B, T]`.
-        count: content tokens of each prompt, `[B]`.
+        prompts: how many prompts have content tokens.
         parts: fp32 columns `[B, 3, T]`: 1 at image tokens, w - 1 there (0 until read), 1 at tokens of the question.
     """
 
-    def __init__(self, image: torch.Tensor, question: torch.Tensor, content: torch.Tensor) -> None:
+    def __init__(self, image: torch.Tensor, question: Sequence[list[int]], content: Sequence[list[int]]) -> None:
+        batch, tokens = image.shape
         self.image = image
-        self.content = content
-        self.count = content.sum(1)
-        self.parts = Columns(torch.stack([image, torch.zeros_like(image), question], 1).float())
-        among = content.any(0).nonzero().flatten().tolist()
+        self.prompts = sum(1 for row in content if row)
+        marks = torch.zeros(batch, 4, tokens, device=image.device)
+        marks[:, 0] = image
+        where = [
+            (row * 4 + part) * tokens + index
+            for part, sets in ((2, question), (3, content))
+            for row, indices in enumerate(sets)
+            for index in indices
+        ]
+        marks.view(-1).index_fill_(0, torch.tensor(where, device=image.device, dtype=torch.long), 1)
+        self.parts, self._content = Columns(marks[:, :3]), marks[:, 3]
+        among = [index for row in content for index in row]
         # Rows that have to be seen: those of content tokens and the ones before them.
-        self.first, self.stop = (among[0] - 1, among[-1] + 1) if among else (0, 0)
+        self.first, self.stop = (min(among) - 1, max(among) + 1) if among else (0, 0)
 
     @classmethod
     def of(cls, given: Given, prompt_end: int, vocabulary: Vocabulary) -> Reading:
@@ -49,39 +61,35 @@ class Reading:
         prompt_end: index just behind the prompts. Raises UnsupportedCallError where the tokens are not known.
         """
         images, padding = given.images, given.padding
-        image = images.mask
-        question, content = [], []  # indices into the flattened batch
+        batch, length = images.mask.shape
         if images.ids is None:
             if vocabulary.reads_tokens:
                 raise UnsupportedCallError(
                     "gift reads words of the question, and the model was given embeddings in place of tokens. Give "
                     "input_ids, or take content='all' without a tokenizer."
                 )
-            tokens = [[-1] * image.shape[1]] * image.shape[0]
+            tokens = [[-1] * length] * batch
         else:
             tokens = images.ids.tolist()
-        real = torch.ones_like(image) if padding is None else padding[:, : image.shape[1]].bool()
-        for row, (has, first, mask) in enumerate(
-            zip(images.rows.tolist(), images.stop.tolist(), real.tolist(), strict=True)
-        ):
-            if not has:
+        real = [[True] * length] * batch if padding is None else padding[:, :length].tolist()
+        question: list[list[int]] = [[] for _ in tokens]
+        content: list[list[int]] = [[] for _ in tokens]
+        for row, first in enumerate(images.stop.tolist()):
+            if not first:  # no image
                 continue
             stop = prompt_end
-            while stop > first and not mask[stop - 1]:  # padding on the right
+            while stop > first and not real[row][stop - 1]:  # padding on the right
                 stop -= 1
-            where = vocabulary.question(tokens[row][:stop], first)
+            question[row] = where = vocabulary.question(tokens[row][:stop], first)
             if not where:
                 warnings.warn(
                     f"attnpatch: prompt {row} has no text between its last image and its end, so gift finds no "
                     "question to read and leaves its image tokens as they are. Put the image before the question.",
                     stacklevel=2,
                 )
-                continue
             carries = vocabulary.content([tokens[row][index] for index in where])
-            start = row * image.shape[1]
-            question += [start + index for index in where]
-            content += [start + index for index, yes in zip(where, carries, strict=True) if yes]
-        return cls(image, _marked(question, image), _marked(content, image))
+            content[row] = [index for index, yes in zip(where, carries, strict=True) if yes]
+        return cls(images.mask, question, content)
 
     def parts_at(self, first: int, count: int, device: torch.device) -> torch.Tensor:
         """`parts` at the keys first..first+count-1, `[B, 3, count]`; what comes behind the prompts is in none."""
@@ -94,7 +102,7 @@ class Reading:
         Raises UnsupportedCallError if the call does not hold all the rows that have to be seen.
         """
         _, rows = call.forward.in_whole()
-        content = (self.content if rows is None else self.content[list(rows)]).to(call.query.device)
+        content = (self._content if rows is None else self._content[list(rows)]).to(call.query.device)
         tokens = content.shape[1]
         total = None
         if self.first < call.offset or self.stop > call.end:
@@ -115,11 +123,5 @@ class Reading:
         _, rows = call.forward.in_whole()
         which = slice(None) if rows is None else list(rows)
         image = self.image[which]
-        s = saliency(self.shift(call).to(image.device), self.count[which], image, share)
+        s = saliency(self.shift(call).to(image.device), image, share)
         self.parts.values[which, 1] = (salience_factors(s, image, alpha, deviations) - 1) * image
-
-
-def _marked(where: list[int], like: torch.Tensor) -> torch.Tensor:
-    """Bool in the shape of `like`, True at the indices `where` into it, flattened."""
-    marks = torch.zeros(like.numel(), dtype=torch.bool, device=like.device)
-    return marks.index_fill_(0, torch.tensor(where, device=like.device, dtype=torch.long), True).view_as(like)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from attnpatch.methods.vision.content_words import by_stop_words, content_tokens, spacy_tagger
+from attnpatch.methods.vision.content_words import Pieces, by_stop_words, content_tokens, spacy_tagger
 from attnpatch.methods.vision.question import template_tails, text_tail, without_tail
 from attnpatch.patching.errors import AttnPatchError
 from attnpatch.patching.tokens import load_tokenizer
@@ -65,6 +65,7 @@ class Vocabulary:
         self.special = set(special)
         self._tails: list[list[int]] = []
         self._tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor holds one
+        self._pieces = Pieces(self._tokenizer)
         if self._tokenizer is not None:
             added = getattr(self._tokenizer, "added_tokens_decoder", {})
             self.special |= {token for token, entry in added.items() if entry.special}
@@ -87,7 +88,7 @@ class Vocabulary:
         """Which tokens of a question carry content; all of them where none does."""
         if self._tagger is None:
             return [True] * len(question)
-        found = content_tokens(question, self._tokenizer, self._tagger)
+        found = content_tokens(self._pieces.of(question), self._tagger)
         return found if any(found) else [True] * len(question)
 
 

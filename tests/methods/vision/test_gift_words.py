@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import attnpatch
-from attnpatch.methods.vision.content_words import by_stop_words, content_tokens, decoded_pieces
+from attnpatch.methods.vision.content_words import Pieces, by_stop_words, content_tokens
 from attnpatch.methods.vision.gift import GIFT
 from attnpatch.methods.vision.question import template_tails, without_tail
 from attnpatch.methods.vision.vocabulary import GivenTokenizer, Vocabulary
@@ -155,8 +155,9 @@ def test_pieces_of_bytes_form_words():
     tokenizer = byte_tokenizer()
     text = "a réd box"
     ids = tokenizer(text)["input_ids"]
-    assert len(decoded_pieces(ids, tokenizer)) == len(ids)
-    found = content_tokens(tokenizer("is a box?")["input_ids"], tokenizer, by_stop_words)
+    pieces = Pieces(tokenizer)
+    assert len(pieces.of(ids)) == len(ids)
+    found = content_tokens(pieces.of(tokenizer("is a box?")["input_ids"]), by_stop_words)
     assert found == [False] * 5 + [True] * 3 + [False]
 
 
