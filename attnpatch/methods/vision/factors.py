@@ -11,8 +11,6 @@ def reweighted(weights: torch.Tensor, more: torch.Tensor, *, plain: bool = False
     weights: `[..., K]`; more: broadcastable to it, > -1. A learned sink keeps its share of the whole, as one more
     column would. plain: every row of the weights sums to one.
     """
-    if plain:
-        new = torch.addcmul(weights, weights, more)
-        return new / new.sum(-1, keepdim=True)
     change = weights * more
-    return (weights + change) / (1 + change.sum(-1, keepdim=True))
+    new = weights + change
+    return new / (new.sum(-1, keepdim=True) if plain else 1 + change.sum(-1, keepdim=True))

@@ -201,7 +201,7 @@ class GIFT(VisionMethod):
         reading, config = whole.state[self], self.config
 
         def emphasise(weights: torch.Tensor, at: RowsAt) -> tuple[torch.Tensor, None]:
-            parts = reading.parts_at(at.key_first, weights.shape[-1], weights.device)
+            parts = reading.parts_at(at.key_first, weights)
             parts = at.of(parts if batch is None else parts[list(batch)])
             return emphasised(weights, parts, beta=config.beta, share=config.head_share, plain=at.plain), None
 

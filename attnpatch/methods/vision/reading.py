@@ -91,9 +91,9 @@ class Reading:
             content[row] = [index for index, yes in zip(where, carries, strict=True) if yes]
         return cls(images.mask, question, content)
 
-    def parts_at(self, first: int, count: int, device: torch.device) -> torch.Tensor:
-        """`parts` at the keys first..first+count-1, `[B, 3, count]`; what comes behind the prompts is in none."""
-        return self.parts.at(first, count).to(device)
+    def parts_at(self, first: int, weights: torch.Tensor) -> torch.Tensor:
+        """`parts` beside `weights` `[..., K]`, `[B, 3, K]`: at the keys from `first` on; 0 behind the prompts."""
+        return self.parts.at(first, weights.shape[-1]).to(weights)
 
     @torch.no_grad()
     def shift(self, call: Call) -> torch.Tensor:

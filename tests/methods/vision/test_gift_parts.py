@@ -96,15 +96,16 @@ def test_a_row_that_sees_no_image_keeps_its_weights():
     # A layer whose window has left image and question behind.
     image = torch.tensor([[True, True, False]])
     reading = Reading(image, question=[[2]], content=[[2]])
-    assert torch.equal(emphasised(HEADS, reading.parts_at(3, 5, HEADS.device), beta=1.0, share=0.5), HEADS)
+    assert torch.equal(emphasised(HEADS, reading.parts_at(3, HEADS), beta=1.0, share=0.5), HEADS)
 
 
 def test_parts_of_a_reading_at_any_keys():
     reading = Reading(torch.tensor([[True, False]]), question=[[1]], content=[[1]])
     reading.parts.values[:, 1, 0] = 4.0
-    found = reading.parts_at(1, 3, torch.device("cpu"))
+    found = reading.parts_at(1, torch.ones(3, dtype=torch.float64))
     assert found.tolist() == [[[0, 0, 0], [0, 0, 0], [1, 0, 0]]]
-    assert reading.parts_at(0, 2, torch.device("cpu")).tolist() == [[[1, 0], [4, 0], [0, 1]]]
+    assert found.dtype == torch.float64
+    assert reading.parts_at(0, torch.ones(2)).tolist() == [[[1, 0], [4, 0], [0, 1]]]
 
 
 @pytest.mark.parametrize(
