@@ -183,9 +183,11 @@ class GIFT(VisionMethod):
 
     def attend(self, call, inner):
         aside = call.forward.aside
-        if isinstance(aside, Reading) and call.layer == self.saliency_layer and self._twice:
-            self._read(aside, call)
-        if not self.active or aside is not None or call.images is None:
+        if aside is not None:
+            if isinstance(aside, Reading) and call.layer == self.saliency_layer and self._twice:
+                self._read(aside, call)
+            return inner(call)
+        if call.images is None or not self.active:
             return inner(call)
         reading: Reading | None = call.forward.in_whole()[0].state.get(self)
         if reading is None or (call.offset and call.forward.prompt_end > call.offset):
