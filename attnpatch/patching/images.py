@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class Seen:
         """Where the image tokens are, bool `[B, Q]`; None where that cannot be told."""
         ids, embeds = self.given.get("input_ids"), self.given.get("inputs_embeds")
         if ids is not None:
-            return torch.isin(ids, torch.tensor(self.host.tokens, device=ids.device))
+            return reduce(torch.logical_or, [ids == token for token in self.host.tokens])
         if embeds is None or not self.pictured:
             return None
         table = self.host.module.get_input_embeddings()

@@ -8,11 +8,11 @@ import torch
 def positive_shift(weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Sum over the chosen rows i of max(A_i - A_{i-1}, 0), `[B, H, K]`.
 
-    weights: A of neighbouring rows, `[B, H, R, K]`; chosen: 1 or True for these among the rows from the second one
-    on, else 0, `[B, R - 1]`.
+    weights: A of neighbouring rows, `[B, H, R, K]`; chosen: 1 for these among the rows from the second one on, else 0,
+    `[B, R - 1]`, in the dtype of the weights.
     """
     jumps = (weights[:, :, 1:] - weights[:, :, :-1]).clamp(min=0)
-    return (jumps * chosen[:, None, :, None]).sum(2)
+    return (chosen[:, None, None] @ jumps).squeeze(2)
 
 
 def saliency(shift: torch.Tensor, image: torch.Tensor, share: float) -> torch.Tensor:
@@ -28,17 +28,15 @@ def saliency(shift: torch.Tensor, image: torch.Tensor, share: float) -> torch.Te
 
 
 def salience_factors(s: torch.Tensor, image: torch.Tensor, alpha: float, deviations: float) -> torch.Tensor:
-    """w = exp(alpha s') `[B, T]`, where s' is s over each prompt's image tokens, clamped and stretched to 0..1.
+    """w - 1 `[B, T]`; w = exp(alpha s'), where s' is s over each prompt's image tokens, clamped and stretched to 0..1.
 
-    deviations: s is clamped at so many (population) standard deviations from its mean. Where s is the same for all
-    image tokens, and off the image, w is 1.
+    s: 0 or more, and 0 off the image; deviations: it is clamped at so many (population) standard deviations from its
+    mean. Where it is the same for all image tokens, and off the image, w is 1.
     """
-    held = image.to(s.dtype)
-    count = held.sum(1, keepdim=True).clamp(min=1)
-    mean = (s * held).sum(1, keepdim=True) / count
-    most = deviations * (((s - mean) * held).square().sum(1, keepdim=True) / count).sqrt()
-    s, off = s.clamp(mean - most, mean + most), ~image
-    low = s.masked_fill(off, torch.inf).amin(1, keepdim=True)
-    high = s.masked_fill(off, -torch.inf).amax(1, keepdim=True)
-    stretched = torch.where(image & (high > low), (s - low) / (high - low), 0)
-    return torch.exp(alpha * stretched)
+    count = image.sum(1, keepdim=True).clamp(min=1)
+    mean = s.sum(1, keepdim=True) / count
+    most = torch.linalg.vector_norm((s - mean) * image, dim=1, keepdim=True) * deviations / count.sqrt()
+    s = s.clamp(mean - most, mean + most)
+    low, high = torch.where(image, s, torch.inf).amin(1, keepdim=True), s.amax(1, keepdim=True)
+    stretched = (s - low) / (high - low).clamp(min=torch.finfo(s.dtype).tiny)
+    return torch.where(image, torch.expm1(alpha * stretched), 0)

@@ -102,7 +102,7 @@ class Reading:
         Raises UnsupportedCallError if the call does not hold all the rows that have to be seen.
         """
         _, rows = call.forward.in_whole()
-        content = (self._content if rows is None else self._content[list(rows)]).to(call.query.device)
+        content = self._content if rows is None else self._content[list(rows)]
         tokens = content.shape[1]
         total = None
         if self.first < call.offset or self.stop > call.end:
@@ -110,7 +110,7 @@ class Reading:
         for low in range(self.first, self.stop - 1, ROWS_AT_ONCE):
             high = min(low + ROWS_AT_ONCE + 1, self.stop)
             weights = stock_weights(call, low - call.offset, high - call.offset)
-            seen = positive_shift(weights, content[:, low + 1 : high])
+            seen = positive_shift(weights, content[:, low + 1 : high].to(weights))
             behind = tokens - call.key_offset - seen.shape[-1]  # a static cache is longer than the prompt
             seen = F.pad(seen, (call.key_offset, behind)) if call.key_offset or behind else seen
             total = seen if total is None else total + seen
@@ -124,4 +124,4 @@ class Reading:
         which = slice(None) if rows is None else list(rows)
         image = self.image[which]
         s = saliency(self.shift(call).to(image.device), image, share)
-        self.parts.values[which, 1] = (salience_factors(s, image, alpha, deviations) - 1) * image
+        self.parts.values[which, 1] = salience_factors(s, image, alpha, deviations)

@@ -17,33 +17,34 @@ IMAGE = torch.tensor([[True, True, True]])
 
 
 def test_factors_of_three_tokens():
-    w = salience_factors(torch.tensor([[0.0, 0.5, 1.0]]), IMAGE, alpha=5.0, deviations=3.0)
+    w = 1 + salience_factors(torch.tensor([[0.0, 0.5, 1.0]]), IMAGE, alpha=5.0, deviations=3.0)
     assert torch.allclose(w, torch.tensor([[1.0, 12.1825, 148.4132]]), atol=1e-3)
 
 
 def test_factors_are_relative_to_the_image():
-    s = torch.tensor([[9.0, 2.0, 3.0, 4.0, -9.0], [1.0, 1.0, 1.0, 0.0, 0.0]])
+    s = torch.tensor([[0.0, 2.0, 3.0, 4.0, 0.0], [0.1, 0.1, 0.1, 0.0, 0.0]])
     image = torch.tensor([[False, True, True, True, False], [True, True, True, False, False]])
-    w = salience_factors(s, image, alpha=2.0, deviations=3.0)
+    w = 1 + salience_factors(s, image, alpha=2.0, deviations=3.0)
     assert torch.allclose(w[0].log(), torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0]), atol=1e-5)
     assert w[1].tolist() == [1.0] * 5, "the same saliency everywhere singles nothing out"
-    assert salience_factors(s, torch.zeros_like(image), alpha=2.0, deviations=3.0).tolist() == [[1.0] * 5] * 2
+    nothing = torch.zeros_like(s)
+    assert torch.equal(salience_factors(nothing, torch.zeros_like(image), alpha=2.0, deviations=3.0), nothing)
 
 
 def test_an_outlier_is_clamped():
     s = torch.tensor([[0.0] * 99 + [100.0]])
     s[0, 0] = 5.0
     mean, deviation = s.mean(), s.std(correction=0)
-    w = salience_factors(s, torch.ones_like(s, dtype=torch.bool), alpha=1.0, deviations=3.0)
+    w = 1 + salience_factors(s, torch.ones_like(s, dtype=torch.bool), alpha=1.0, deviations=3.0)
     assert torch.allclose(w[0, 0].log(), 5 / (mean + 3 * deviation), atol=1e-6)
     assert torch.allclose(w[0, 99], torch.tensor(1.0).exp())
 
 
 def test_attention_that_falls_is_no_shift():
     weights = torch.tensor([[0.5, 0.1], [0.2, 0.4], [0.3, 0.3]]).view(1, 1, 3, 2)
-    both = positive_shift(weights, torch.tensor([[True, True]]))
+    both = positive_shift(weights, torch.tensor([[1.0, 1.0]]))
     assert torch.allclose(both, torch.tensor([[[0.1, 0.3]]]))
-    first = positive_shift(weights, torch.tensor([[True, False]]))
+    first = positive_shift(weights, torch.tensor([[1.0, 0.0]]))
     assert torch.allclose(first, torch.tensor([[[0.0, 0.3]]]))
 
 
