@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import StaticCache, masking_utils
 
 import attnpatch
+from attnpatch.patching import calls
 from attnpatch.patching.masks import LazyMask, MaskSpec, lazy_mask_for, spans_of
 from tests import zoo
 
@@ -96,6 +97,24 @@ def test_a_static_cache_without_padding_is_exact_at_every_step():
         stock = run(model)
         with attnpatch.apply(model, "stock"):
             assert torch.equal(stock, run(model))
+
+
+@pytest.mark.parametrize("padded", [0, 2])
+def test_only_a_step_with_a_mask_is_searched_for_padding(padded, monkeypatch):
+    searched, model = [], zoo.build("llama")
+
+    def search(padding, rows, end):
+        searched.append(end)
+        return spans_of(padding, rows, end)
+
+    monkeypatch.setattr(calls, "spans_of", search)
+    ids = torch.randint(3, 100, (1, 6), generator=torch.Generator().manual_seed(0))
+    real = (torch.arange(6) >= padded).long()[None]
+    with torch.no_grad(), attnpatch.apply(model, "stock") as patch:
+        cache = model(input_ids=ids[:, :5], attention_mask=real[:, :5]).past_key_values
+        model(input_ids=ids[:, 5:], attention_mask=real, past_key_values=cache)
+    assert searched == ([5, 6] if padded else [5])
+    assert patch.report().decode_mean_keys == 6 - padded
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Reading:
         batch, tokens = image.shape
         self.image = image
         self.prompts = sum(1 for row in content if row)
-        marks = torch.zeros(batch, 4, tokens, device=image.device)
+        marks = torch.zeros(batch, 4, tokens, device=image.device)  # image, its factors, question, content
         marks[:, 0] = image
         where = [
             (row * 4 + part) * tokens + index

@@ -161,6 +161,25 @@ def test_pieces_of_bytes_form_words():
     assert found == [False] * 5 + [True] * 3 + [False]
 
 
+def test_pieces_are_remembered_as_far_as_there_is_room(monkeypatch):
+    decoded, tokenizer = [], FewWords()
+
+    def decode(ids: list[int], **options: object) -> str:
+        decoded.append(tuple(ids))
+        return FewWords.decode(tokenizer, ids, **options)
+
+    monkeypatch.setattr(tokenizer, "decode", decode, raising=False)
+    pieces = Pieces(tokenizer)
+    first = pieces.of([5, 6, 5, 6])
+    assert "".join(first) == FewWords.decode(tokenizer, [5, 6, 5, 6])
+    decoded.clear()
+    assert pieces.of([5, 6]) + pieces.of([5, 6, 5])[2:] == first[:3]
+    assert not decoded
+    monkeypatch.setattr(Pieces, "ROOM", 1)
+    assert pieces.of([5, 6, 7]) == [*first[:2], *pieces.of([5, 6, 7])[2:]]
+    assert decoded
+
+
 def test_where_no_word_carries_content_all_tokens_do():
     vocabulary = Vocabulary(set(), FewWords(), "stopword", tail=None)
     assert vocabulary.content([5, 6, 7]) == [True] * 3
