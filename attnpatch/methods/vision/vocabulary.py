@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -111,23 +111,39 @@ def find_tokenizer(option: str | GivenTokenizer | None, model_name: str, method:
 
 
 def require_fit(tokenizer: Any, host: ImageHost, method: str) -> None:
-    """Raises AttnPatchError for a tokenizer, or processor, with more tokens than the model has embeddings for.
+    """Raises AttnPatchError for a tokenizer, or processor, that is certainly another model's.
 
-    It is another model's. Tokens that were added to it do not count: a model may never have been given rows for them.
-    One with fewer tokens proves nothing: embeddings are padded, and the language model's own knows no image token.
+    It has more tokens than the model has embeddings for, or marks images by other ones. Tokens that were added to it
+    do not count: a model may never have been given rows for them. One with fewer tokens proves nothing: embeddings
+    are padded, and the language model's own knows no image token.
     """
     tokens = getattr(getattr(tokenizer, "tokenizer", tokenizer), "vocab_size", None)
     rows = getattr(host.module.get_input_embeddings(), "num_embeddings", None)
-    if not isinstance(tokens, int) or rows is None:
-        return
-    rows = max(rows, getattr(host.text_config, "vocab_size", None) or 0)  # the table may be one shard of several
-    if tokens > rows:
+    marks, found = _image_tokens(tokenizer), None
+    if isinstance(tokens, int) and rows is not None:
+        rows = max(rows, getattr(host.text_config, "vocab_size", None) or 0)  # the table may be one shard of several
+        found = (f"has {tokens} tokens", f"embeddings for {rows}") if tokens > rows else None
+    if marks and not marks & {*host.tokens, *host.wrappers}:
+        found = found or (f"marks images by {_listed(marks)}", f"by {_listed(host.tokens)}")
+    if found:
         raise AttnPatchError(
-            f"{method}: the tokenizer {GivenTokenizer(tokenizer)!r} has {tokens} tokens and "
-            f"{type(host.module).__name__} embeddings for {rows}, so it is another model's and would read other words "
-            "than the prompt's. Pass this model's own, tokenizer=processor, or leave tokenizer out: it is then loaded "
-            "by the model's name."
+            f"{method}: the tokenizer {GivenTokenizer(tokenizer)!r} {found[0]} and {type(host.module).__name__} "
+            f"{found[1]}, so it is another model's and would read other words than the prompt's. Pass this model's "
+            "own, tokenizer=processor, or leave tokenizer out: it is then loaded by the model's name."
         )
+
+
+def _image_tokens(processor: Any) -> set[int]:
+    """Tokens by which a processor, or tokenizer, says that it marks images; some processors name the begin of one."""
+    inner = getattr(processor, "tokenizer", processor)
+    named = [getattr(one, "image_token_id", None) for one in (processor, inner)]
+    if inner is not processor:
+        named += getattr(processor, "image_token_ids", [])
+    return {token for token in named if isinstance(token, int)}
+
+
+def _listed(tokens: Iterable[int]) -> str:
+    return f"token {', '.join(map(str, sorted(tokens)))}"
 
 
 def special_tokens(config: Any) -> set[int]:

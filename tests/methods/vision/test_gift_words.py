@@ -237,6 +237,20 @@ def test_the_tokenizer_of_another_model(held):
     assert attnpatch.patches(model) == []
 
 
+def test_the_processor_of_another_model_of_the_same_size():
+    model, options = zoo.build("llava"), {"saliency_layer": 0, "layers": (1,)}
+    inner = words(120)
+    begin = {"tokenizer": inner, "image_token_id": 39}  # as Gemma 3's processor names the token that begins an image
+    message = r"marks images by token 39 and LlavaModel by token 100, so it is another model's.*tokenizer=processor"
+    for other in (SimpleNamespace(**begin), words(120, image="word39")):
+        with pytest.raises(attnpatch.AttnPatchError, match=message):
+            attnpatch.apply(model, "gift", tokenizer=other, **options)
+    own = SimpleNamespace(tokenizer=inner, image_token_id=100)
+    for fits in (own, SimpleNamespace(**begin, image_token_ids=[100, None]), words(120, image="word100")):
+        with attnpatch.apply(model, "gift", tokenizer=fits, **options) as patch:
+            assert patch.methods[0].vocabulary.reads_tokens
+
+
 @pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_5_vl"])
 def test_a_tokenizer_may_be_smaller_than_the_embeddings_and_have_tokens_added_to_it(family):
     model, options = zoo.build(family), {"saliency_layer": 0, "layers": (1,)}
@@ -248,9 +262,10 @@ def test_a_tokenizer_may_be_smaller_than_the_embeddings_and_have_tokens_added_to
             assert patch.methods[0].vocabulary.reads_tokens
 
 
-def words(count: int) -> PreTrainedTokenizerFast:
+def words(count: int, *, image: str | None = None) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({f"word{number}": number for number in range(count)}, unk_token="word0"))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="word0")
+    extra = {} if image is None else {"extra_special_tokens": {"image_token": image}}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="word0", **extra)
 
 
 def test_a_config_with_a_tokenizer_can_be_saved_and_printed(tmp_path):
