@@ -98,7 +98,7 @@ class VHR(VisionMethod):
         return None if select_layers(chosen, site.layers)(site.layer) else f"layer not selected (layers={layers!r})"
 
     def prepare(self, sites, model):
-        self._decoder = sites[0].name.rpartition(".")[0].rpartition(".")[0]
+        self._decoder = sites[0].name.rpartition(f".{sites[0].layer}.")[0]  # behind it: parts of the layer, wrappers
         layers = [site.layer for site in sites]
         self._chosen = range(min(layers), max(layers) + 1)
 

@@ -254,3 +254,19 @@ def test_an_edit_of_generated_tokens_is_made_anew_behind_another_prompt(model, i
             model(inputs_embeds=words, past_key_values=cache)  # without tokens, so the images stay the same
             model(**NEXT, past_key_values=cache)
     assert len(method.made) == 4
+
+
+def test_layers_that_were_compiled_one_by_one(model, inputs, case):
+    with patched(model, case):
+        expected = generated_logits(model, inputs)
+    torch.compiler.reset()
+    layers = model.model.language_model.layers
+    for number, layer in enumerate(layers):
+        layers[number] = torch.compile(layer, backend="eager", dynamic=True)
+    stock = generated_logits(model, inputs)
+    with patched(model, case):
+        found = generated_logits(model, inputs)
+    assert torch.equal(found[0], expected[0])
+    assert close(found[1], expected[1], 1e-5)
+    assert not close(found[1], stock[1], 1e-5)
+    assert torch.equal(generated_logits(model, inputs)[1], stock[1])
