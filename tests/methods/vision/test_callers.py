@@ -18,6 +18,7 @@ from tests.methods.vision.test_behaviours import CASES, close, logits, patched
 from tests.snapshots import generated_logits
 
 NEXT = {"input_ids": torch.tensor([[31]])}
+COMPILED = [("pai", {"first_layer": 0, "alpha": 2.0}), ("vhr", {"layers": (0, 1)})]  # one that edits, one that asks
 
 
 @pytest.fixture(params=CASES)
@@ -74,7 +75,7 @@ def test_gradients_behind_a_prompt_that_ran_in_inference_mode(model, inputs, cas
     assert any(bool(parameter.grad.any()) for parameter in model.parameters() if parameter.grad is not None)
 
 
-@pytest.mark.parametrize("case", [("pai", {"first_layer": 0, "alpha": 2.0}), ("vhr", {"layers": (0, 1)})])
+@pytest.mark.parametrize("case", COMPILED)
 def test_a_cache_that_the_model_makes_inside_a_graph_is_known_afterwards(model, inputs, case):
     token = torch.tensor([[31]])
     with patched(model, case), torch.no_grad():
@@ -256,6 +257,7 @@ def test_an_edit_of_generated_tokens_is_made_anew_behind_another_prompt(model, i
     assert len(method.made) == 4
 
 
+@pytest.mark.parametrize("case", COMPILED)
 def test_layers_that_were_compiled_one_by_one(model, inputs, case):
     with patched(model, case):
         expected = generated_logits(model, inputs)
