@@ -166,7 +166,7 @@ class Tower:
                 f"{self.name}.{_ENCODE} did not run the vision tower as expected (return_dict=False?), so its "
                 "attention cannot be read."
             )
-        counts = [len(entry) for entry in pooled]
+        counts = [len(entry) for entry in pooled if len(entry)]  # Idefics3: one per prompt, empty where no image is
         given = dict(zip(list(inspect.signature(function).parameters)[1:], args, strict=False)) | kwargs
         entries = {
             read: run.packed[read] if read in run.packed else by_entry(self.host, found, counts, given)

@@ -37,7 +37,8 @@ class TowerScores:
     """What was read of the tower while some images were encoded.
 
     entries: for each reading one tensor `[tokens]` per encoded picture, in the order of the image tokens; NaN at
-    tokens that stand for no patch (line ends). counts: tokens of each picture.
+    tokens that stand for no patch (line ends). counts: tokens of each picture. Idefics3 and SmolVLM hand out all
+    pictures of a prompt as one.
     """
 
     reads: frozenset[TowerRead]

@@ -69,7 +69,10 @@ class PAINT(VisionMethod):
     summary = "raises the scores of the image tokens that the vision tower itself attends to"
     paper = "Fixing Imbalanced Attention to Mitigate In-Context Hallucination of LVLMs, arXiv 2501.12206"
     neutral = "alpha = beta = 0"
-    limits = "chosen once per picture (or tile), by the tower alone; text degenerates where alpha is a little too high"
+    limits = (
+        "chosen once per picture (or tile; per prompt in Idefics3 and SmolVLM), by the tower alone; text degenerates "
+        "where alpha is a little too high"
+    )
     evidence = (
         "runs on every family with image tokens. The authors' numbers are for LLaVA-1.5 and the options of their code "
         "are partly ignored there; nobody has reproduced them, and answers lengthen where hallucination falls"

@@ -47,6 +47,8 @@ def batch(family: str, side: str = "left", *, text_row: bool = False) -> tuple[d
     for name, value in one.items():
         if name not in padded:
             padded[name] = torch.cat([value, two[name]])
+    if text_row and padded["pixel_values"].ndim == 5:  # pictures by prompt, padded with black ones: Idefics3
+        padded["pixel_values"] = torch.cat([padded["pixel_values"], torch.zeros_like(one["pixel_values"])])
     return padded, rows
 
 
