@@ -46,9 +46,9 @@ def describe_companion(companion: type[Companion]) -> dict[str, Any]:
     }
 
 
-def facts(described: type[Configured]) -> dict[str, str]:
+def facts(described: type[Configured]) -> dict[str, Any]:
     """What a method or companion says of itself."""
-    keys = ("kind", "name", "summary", "paper", "neutral", "limits", "evidence")
+    keys = ("kind", "name", "summary", "paper", "neutral", "limits", "evidence", "released")
     return {key: getattr(described, key) for key in keys}
 
 

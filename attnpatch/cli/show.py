@@ -26,7 +26,7 @@ def show_method(
     if json:
         show_json(described)
         return
-    show(_facts(described), _options(described))
+    show(_facts(described), _options(described), *_released(described))
     typer.echo(_usage(described))  # whole lines, however narrow the terminal, so that they can be copied
 
 
@@ -62,6 +62,15 @@ def _options(described: dict[str, Any]) -> Table | Text:
         default = "(required)" if option["required"] else as_text(option["default"])
         table.add_row(option["name"], option["type"], default, option["allowed"], option["help"])
     return table
+
+
+def _released(described: dict[str, Any]) -> list[Table]:
+    if not described["released"]:
+        return []
+    table = Table("here and in the paper", "released code", title="where the authors' code differs")
+    for row in described["released"].items():
+        table.add_row(*row)
+    return [table]
 
 
 def _usage(described: dict[str, Any]) -> str:

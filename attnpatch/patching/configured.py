@@ -32,6 +32,7 @@ class Configured:
     neutral: ClassVar[str] = ""  # the setting at which the model does what it does without it
     limits: ClassVar[str] = ""  # what it does not do
     evidence: ClassVar[str] = ""  # what of the paper is reproduced, what only runs, what others could not reproduce
+    released: ClassVar[dict[str, str]] = {}  # where the authors' code differs from the paper: ours, theirs
     neutral_options: ClassVar[dict[str, Any]] = {}  # that setting, for any prompt a test would use
     example_options: ClassVar[dict[str, Any]] = {}  # for help pages, where the defaults alone are no example
     small_options: ClassVar[tuple[dict[str, Any], ...]] = ({},)  # settings that act on a prompt of a dozen tokens

@@ -51,6 +51,14 @@ def test_show_names_every_option_with_its_help(attnpatch, name):
     assert shown["examples"]["python"] in " ".join(result.stdout.split())
 
 
+def test_show_says_where_the_authors_code_differs(attnpatch):
+    shown = attnpatch("show", "var").stdout
+    assert "where the authors' code differs" in shown
+    assert "p is 1 - p: its 0.6 is p = 0.4" in shown
+    assert json.loads(attnpatch("show", "pai", "--json").stdout)["released"] == {}
+    assert "authors' code" not in attnpatch("show", "pai").stdout
+
+
 @pytest.mark.parametrize("name", library.decoding.NAMES)
 def test_show_knows_companions(attnpatch, name):
     shown = json.loads(attnpatch("show", name, "--json").stdout)

@@ -1,19 +1,8 @@
 """var: image tokens that soak up attention give a share of it to the other image tokens.
 
 Source: "See What You Are Told: Visual Attention Sink in Large Multimodal Models", ICLR 2025, arXiv 2503.03321, and its
-released code, seilk/VisAttnSink. Options follow the paper; the code holds two shares the other way round:
-
-| here and in the paper | released code | their defaults |
-|---|---|---|
-| `rho`, share of image attention on tokens that are no sinks, needed | `rho` = 1 - rho | 0.5 |
-| `p`, share of the sinks' attention that is moved | `p` = 1 - p | `p` 0.6, so p = 0.4 |
-| `tau`, reached or exceeded | `tau`, exceeded | 20 |
-| `summ`, attention on the image, needed | `summ` | 0.2 |
-| `gate="row"`: an image sink stands before the row | anywhere in the prompt, `gate="layer"` | |
-| `layers`: without the first two and the last | the last one too | |
-| `dims`: of the language model | always those of LLaMA-2 7B | 1415, 2533 |
-
-The code also keeps what it found in the first image for all later prompts; here it lives and dies with the cache.
+released code, seilk/VisAttnSink. Options follow the paper; `attnpatch show var` says what the code calls them. The
+code also keeps what it found in the first image for all later prompts; here it lives and dies with the cache.
 """
 
 from __future__ import annotations
@@ -127,6 +116,14 @@ class VAR(VisionMethod):
         "and third parties found captions no better (CHAIR_S 54.6 to 60.0); not reproduced here, where the sandbox "
         "model has no sinks to take attention from"
     )
+    released = {
+        "p, share of the sinks' attention that is moved": "p is 1 - p: its 0.6 is p = 0.4",
+        "rho, share of image attention on tokens that are no sinks, needed": "rho is 1 - rho: its 0.5 is rho = 0.5",
+        "tau, reached or exceeded": "tau, exceeded",
+        "gate=row, an image sink stands before the row": "anywhere in the prompt: gate=layer",
+        "layers, without the first two and the last": "the last one too",
+        "dims, of the language model": "always those of LLaMA-2 7B: 1415, 2533",
+    }
     neutral_options = {"p": 0.0, "layers": "all"}
     example_options = {"dims": [30], "tau": 1.5, "layers": "1:"}
     small_options = (
