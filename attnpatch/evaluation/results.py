@@ -15,7 +15,7 @@ from attnpatch.evaluation.cells import ERROR, OK, SKIPPED, without_nan, write_at
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.evaluation.groups import group_cells
 from attnpatch.evaluation.ruler import report as ruler
-from attnpatch.evaluation.summary import Row, rows
+from attnpatch.evaluation.summary import Row, options_of, rows
 
 SCHEMA = 1
 
@@ -187,7 +187,7 @@ def _flat(cell: dict[str, Any]) -> list[dict[str, Any]]:
         "fingerprint": cell["model"]["fingerprint"],
         "dtype": cell["model"]["dtype"],
         "method": cell["method"]["label"],
-        "config": json.dumps(cell["method"]["config"], sort_keys=True),
+        "config": json.dumps(options_of(cell["method"]), sort_keys=True),
         "budget": cell["budget"]["target"],
         "mean_keys": cell["budget"]["mean_keys"],
         "decode_mean_keys": cell["budget"]["decode_mean_keys"],

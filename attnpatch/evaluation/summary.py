@@ -19,12 +19,12 @@ Columns = dict[str, list[float]]
 class Row:
     """One line of the results.
 
-    length: None where documents are as long as they are. value, low, high: over documents, scores averaged over seeds
-    first; a metric without a score per document has no interval. delta*: paired difference to stock on the same
-    documents. p: exact McNemar, for 0/1 scores of a single seed. sd: over seeds. mean_keys: measured, per prefill
-    query. best: better than every other method at this budget, with paired intervals that exclude 0. omega: share of
-    (prompt, layer) pairs that went sparse, for methods that route layers. documents: pictures, where the task has
-    some. detail: left out of the short tables.
+    config: see `options_of`, without the seed drawn for a cell. length: None where documents are as long as they are.
+    value, low, high: over documents, scores averaged over seeds first; a metric without a score per document has no
+    interval. delta*: paired difference to stock on the same documents. p: exact McNemar, for 0/1 scores of a single
+    seed. sd: over seeds. mean_keys: measured, per prefill query. best: better than every other method at this budget,
+    with paired intervals that exclude 0. omega: share of (prompt, layer) pairs that went sparse, for methods that
+    route layers. documents: pictures, where the task has some. detail: left out of the short tables.
     """
 
     method: str
@@ -95,6 +95,22 @@ def length_text(length: int | None) -> str:
     return "documents of their own length" if length is None else f"{length} tokens"
 
 
+def options_of(method: dict[str, Any]) -> dict[str, Any] | None:
+    """All options of a cell's method. Those of a companion stand for it where it runs alone, and where it runs beside
+    a method both have theirs under their names.
+    """
+    companion = method.get("companion")
+    if companion is None:
+        return method["config"]
+    if companion["name"] == method["name"]:
+        return companion["options"]
+    return {method["name"]: method["config"], companion["name"]: companion["options"]}
+
+
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "seed"}
+
+
 def _group(cell: dict[str, Any]) -> tuple:
     """Method, budget, then what makes documents comparable: model, task, length, documents."""
     return (
@@ -128,7 +144,7 @@ def _row(group: list[dict[str, Any]], name: str, stock: list[dict[str, Any]] | N
     return Row(
         method=first["method"]["label"],
         budget=first["budget"]["target"],
-        config={key: value for key, value in first["method"]["config"].items() if key != "seed"},
+        config=options_of({**first["method"], "config": _without_seed(first["method"]["config"])}),
         task=first["task"]["name"],
         length=first["length"],
         metric=name,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -21,6 +24,7 @@ class Always(decoding.Companion):
 
     class Config(Config):
         token: int = 5
+        seed: int = 0
 
     def processor(self, model, inputs):
         assert inputs["pixel_values"] is not None
@@ -64,7 +68,9 @@ def test_alone_and_beside_a_patch(model, processor, data):
     assert results.run["unpatched"] is True
     cells = {cell["method"]["label"]: cell for cell in results.cells}
     assert set(cells) == {"stock", "always(token=7)", "sliding(window=8) + always", "single"}
-    assert cells["always(token=7)"]["method"]["companion"] == {"name": "always", "options": {"token": 7}}
+    assert cells["always(token=7)"]["method"]["companion"] == {
+        "name": "always", "options": {"token": 7, "seed": 0},
+    }  # fmt: skip
     assert cells["sliding(window=8) + always"]["method"]["config"]["window"] == 8
     assert cells["single"]["batch_size"] == 1
     assert cells["always(token=7)"]["batch_size"] == 2
@@ -72,6 +78,31 @@ def test_alone_and_beside_a_patch(model, processor, data):
     assert len(results.run["speed"]) == 4
     again = [parse_method(one.to_dict()) for one in parse_methods(["always:token=7", beside], budgets=False)]
     assert again == parse_methods(["always:token=7", beside], budgets=False)
+
+
+def test_their_options_stand_in_every_file(model, processor, data, tmp_path):
+    """A companion that draws has a seed of its own, which is an option like the others."""
+    beside = {"name": "stochastic", "options": {"window": 8}, "label": "both", "companion": "always:token=6;seed=3"}
+    results = run(model, processor, data, "always:token=7", beside, output_path=tmp_path)
+    both = next(cell["method"] for cell in results.cells if cell["method"]["label"] == "both")
+    alone, drawn = {"seed": 0, "token": 7}, both["config"]
+    assert isinstance(drawn["seed"], int)
+    fixed = {key: value for key, value in drawn.items() if key != "seed"}
+    rows = {row.method: row.config for row in results.rows}
+    assert rows == {"stock": {}, "always(token=7)": alone,
+                    "both": {"stochastic": fixed, "always": {"token": 6, "seed": 3}}}  # fmt: skip
+    lines = (tmp_path / "summary.md").read_text().partition("## Configs")[2].strip().splitlines()
+    assert [json.loads(line.split("`")[1]) for line in lines] == list(rows.values())
+    with (tmp_path / "results.csv").open() as file:
+        told = {line["method"]: json.loads(line["config"]) for line in csv.DictReader(file)}
+    assert told == rows | {"both": {"stochastic": drawn, "always": {"token": 6, "seed": 3}}}
+
+
+def test_options_of_a_skipped_cell(sandbox_model, sandbox_tokenizer):
+    found = evaluate(sandbox_model, sandbox_tokenizer, tasks=["needle"], lengths=[64], methods=["always:token=7"],
+                     limit=2, speed_rounds=0)  # fmt: skip
+    line = next(line for line in found.records() if line["status"] == "skipped")
+    assert json.loads(line["config"]) == {"seed": 0, "token": 7}
 
 
 def test_what_it_writes_is_scored(model, processor, data, tmp_path):
