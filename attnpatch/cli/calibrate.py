@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 SANDBOX = "sandbox:vision"
 EXAMPLES = examples(
-    "attnpatch calibrate var sandbox:vision --output var.json",
+    "attnpatch calibrate gift sandbox:vision --output gift.json",
     "attnpatch calibrate vhr sandbox:vision --limit 4",
-    "attnpatch calibrate gift llava-hf/llava-1.5-7b-hf --images photos --limit 8",
+    "attnpatch calibrate var llava-hf/llava-1.5-7b-hf --images photos --limit 8",
 )
 
 

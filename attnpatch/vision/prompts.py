@@ -12,7 +12,10 @@ import torch
 from attnpatch.patching.errors import AttnPatchError
 
 # What transformers says of image tokens that do not fit: the processor, of its own parts, and the model.
-_MISFIT = re.compile(r"mismatch in `image` token count|image features and image tokens do not match", re.IGNORECASE)
+_MISFIT = re.compile(
+    r"mismatch in `image` token count|image features and image tokens do not match|image size .* doesn't match model",
+    re.IGNORECASE,
+)
 
 
 def prompt_text(processor: Any, question: str, pictures: int = 1) -> str:
@@ -59,7 +62,7 @@ def prompt_inputs(model: torch.nn.Module, processor: Any, image: Any, question: 
 
 @contextmanager
 def own_processor(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, transformers' error about image tokens that do not fit becomes an AttnPatchError with a likely cause."""
+    """Inside, transformers' error about images that do not fit becomes an AttnPatchError with a likely cause."""
     try:
         yield
     except ValueError as error:

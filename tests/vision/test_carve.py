@@ -237,6 +237,8 @@ def made_for_another(what: str):
     wrong = build_processor()
     if what == "patches":
         wrong.patch_size = 16
+    elif what == "size":
+        wrong.image_processor.size = wrong.image_processor.crop_size = {"height": 96, "width": 96}
     else:
         wrong.image_token_id = 34  # a word that no prompt here holds
     return wrong
@@ -247,6 +249,7 @@ def made_for_another(what: str):
     ("what", "found"),
     [
         ("patches", "Image features and image tokens do not match, tokens: 9, features: 2304"),
+        ("size", r"Input image size \(96\*96\) doesn't match model \(\d+\*\d+\)"),
         ("tokenizer", r"Mismatch in `image` token count .* Got ids=\[0\] and text=\[36\]"),
     ],
 )
