@@ -55,7 +55,7 @@ def from_files(
 
     Raises:
         SkipCell: there are no pictures at all.
-        UsageError: with `problems` set to stop, a picture that is not there.
+        UsageError: with `problems` set to stop, a picture that is not there or cannot be decoded.
     """
     pictures: dict[Any, Picture | None] = {}
 
@@ -79,7 +79,9 @@ def _picture(path: Path | None, where: str, data: Data, problems: Problems) -> P
         return Picture.of_file(path.relative_to(data.pictures).as_posix(), path)
     except OSError as error:
         problems.add(where, f"{path} cannot be read: {error.strerror or error}")
-        return None
+    except RuntimeError as error:
+        problems.add(where, str(error))
+    return None
 
 
 def documents(

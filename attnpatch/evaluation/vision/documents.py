@@ -25,18 +25,30 @@ class Picture:
 
     @classmethod
     def of_file(cls, name: str, path: Path) -> Picture:
-        """A picture file. Raises OSError if it cannot be read."""
+        """A picture file, decoded once to know that it can be; its pixels are not kept.
+
+        Raises:
+            OSError: it cannot be read.
+            RuntimeError: it cannot be decoded.
+        """
+        _decoded(path)
         return cls(name, hashlib.sha256(path.read_bytes()).hexdigest(), lambda: _decoded(path))
 
 
 def _decoded(path: Path) -> Image:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    try:
-        with Image.open(path) as found:
-            return found.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RuntimeError(f"image {str(path)!r} cannot be decoded: {error}. Download it again.") from error
+    with path.open("rb") as file:
+        try:
+            return Image.open(file).convert("RGB")
+        except UnidentifiedImageError as error:
+            raise _undecodable(path, "it is no image, or of a kind that Pillow does not know") from error
+        except Exception as error:  # broken bytes lead Pillow's readers into errors of any kind
+            raise _undecodable(path, str(error).rstrip(".") or type(error).__name__) from error
+
+
+def _undecodable(path: Path, reason: str) -> RuntimeError:
+    return RuntimeError(f"image {str(path)!r} cannot be decoded: {reason}; download it again")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
+from attnpatch.evaluation import evaluate
 from tests.zoo import IMAGE, build
 
 WORDS = (
@@ -109,3 +110,16 @@ def data(tmp_path):
     (root / "amber" / "relation.json").write_text(json.dumps({"cat": [], "dog": ["puppy"]}))
     (root / "amber" / "safe_words.txt").write_text("image\n")
     return root
+
+
+@pytest.fixture
+def run(model, processor, data):
+    """`evaluate` on the tiny model and data."""
+
+    def go(*tasks, **given):
+        given = {"processor": processor, "methods": ["stock"], "limit": 50, "speed_rounds": 0, **given}
+        vision = {"answer_tokens": 3, "caption_tokens": 5, **given.pop("vision", {})}
+        given.setdefault("data_dir", data)
+        return evaluate(model, given.pop("processor"), tasks=tasks, vision=vision, **given)
+
+    return go

@@ -17,17 +17,6 @@ from attnpatch.patching.errors import AttnPatchError
 from tests.evaluation.vision.conftest import NAMES, make_processor
 
 
-@pytest.fixture
-def run(model, processor, data):
-    def go(*tasks, **given):
-        given = {"processor": processor, "methods": ["stock"], "limit": 50, "speed_rounds": 0, **given}
-        vision = {"answer_tokens": 3, "caption_tokens": 5, **given.pop("vision", {})}
-        given.setdefault("data_dir", data)
-        return evaluate(model, given.pop("processor"), tasks=tasks, vision=vision, **given)
-
-    return go
-
-
 def ok(results):
     assert results.problems() == []
     return {cell["task"]["name"]: cell for cell in results.cells if cell["method"]["label"] == "stock"}
@@ -146,13 +135,6 @@ def test_broken_line_stops_or_is_counted(run, data):
     cell = run("pope", vision={"on_bad": "skip"}).cells[0]
     assert cell["task"]["details"]["left_out"]["count"] == 1
     assert len(cell["documents"]) == 27
-
-
-def test_broken_picture_is_an_error_that_names_it(run, data):
-    (data / "images" / "three.jpg").write_bytes(b"not a picture")
-    cell = run("pope_random").cells[0]
-    assert cell["status"] == "error"
-    assert "three.jpg" in cell["reason"]
 
 
 def keys(run, *tasks, **given):
