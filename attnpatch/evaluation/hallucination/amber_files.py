@@ -43,7 +43,8 @@ def read_amber(folder: Path, problems: Problems) -> tuple[list[Question], list[C
         elif name not in queries:
             problems.add(place, f"id {name} has no query with an image and a text")
         else:
-            query = {"id": name, "image": queries[name]["image"], "text": queries[name]["query"]}
+            _, asked = queries[name]
+            query = {"id": name, "image": asked["image"], "text": asked["query"]}
             try:
                 if kind == GENERATIVE:
                     annotation = Annotation(_words(row, "truth"), _words(row, "hallu"))
@@ -53,6 +54,9 @@ def read_amber(folder: Path, problems: Problems) -> tuple[list[Question], list[C
             except ValueError as error:
                 problems.add(place, str(error))
         seen.add(name)
+    for name, (place, _) in queries.items():
+        if name not in seen:
+            problems.add(place, f"id {name} has no annotation")
     return questions, captions
 
 
@@ -65,9 +69,9 @@ def read_lexicon(folder: Path) -> Lexicon:
     return Lexicon(association, frozenset(word.strip() for word in safe) - {""})
 
 
-def _queries(folder: Path, problems: Problems) -> dict[str, dict[str, Any]]:
+def _queries(folder: Path, problems: Problems) -> dict[str, tuple[str, dict[str, Any]]]:
     path = next((folder / name for name in QUERIES if (folder / name).is_file()), folder / QUERIES[0])
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     for place, row in rows(path, "AMBER file", problems):
         lacking = [name for name in ("id", "image", "query") if row.get(name) in (None, "")]
         if lacking:
@@ -75,7 +79,7 @@ def _queries(folder: Path, problems: Problems) -> dict[str, dict[str, Any]]:
         elif str(row["id"]) in found:
             problems.add(place, f"id {row['id']} stands there twice")
         else:
-            found[str(row["id"])] = row
+            found[str(row["id"])] = place, row
     return found
 
 

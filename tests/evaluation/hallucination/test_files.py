@@ -142,6 +142,15 @@ def test_amber_entry(amber_folder, bad, message):
     assert (len(questions), len(captions)) == (2, 1)
 
 
+def test_amber_query_without_annotation(amber_folder):
+    path = amber_folder / "query" / "query_all.json"
+    more = {"id": 9, "image": "AMBER_1.jpg", "query": "Q9"}
+    path.write_text(json.dumps([more, *json.loads(path.read_text())]))
+    message = r"query_all\.json, entry 1: id 9 has no annotation"
+    questions, captions = read_both(lambda problems: read_amber(amber_folder, problems), message)
+    assert (len(questions), len(captions)) == (2, 1)
+
+
 def coco(folder, marks, captions, images=(1, 2)):
     named = [{"id": i, "file_name": f"COCO_val2014_{i:012}.jpg"} for i in images]
     categories = [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}]
