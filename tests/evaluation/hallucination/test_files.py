@@ -181,7 +181,7 @@ def test_coco_problems(tmp_path):
     found = read_both(lambda problems: read_coco(tmp_path, OBJECTS, problems), "000000000002.jpg has no captions")
     assert list(found) == ["1"]
     coco(tmp_path, [(1, 17), (9, 17)], [(1, "a cat"), (2, "a dog")])
-    read_both(lambda problems: read_coco(tmp_path, OBJECTS, problems), "annotation 2: image 9 is not among")
+    read_both(lambda problems: read_coco(tmp_path, OBJECTS, problems), "entry 2 of annotations: image 9 is not among")
     coco(tmp_path, [(1, 99)], [(1, "a cat"), (2, "a dog")])
     read_both(lambda problems: read_coco(tmp_path, OBJECTS, problems), "category 99 is not among")
     (tmp_path / "captions_val2014.json").unlink()
@@ -190,3 +190,32 @@ def test_coco_problems(tmp_path):
     (tmp_path / "instances_val2014.json").write_text('{"images": [\n')
     with pytest.raises(UsageError, match="line 2: not JSON"):
         read_coco(tmp_path, OBJECTS, Problems())
+
+
+@pytest.mark.parametrize(
+    "file, part, bad, message",
+    [
+        ("instances", "images", {"id": 9}, "entry 3 of images: it has no file_name"),
+        ("instances", "images", {"file_name": "x.jpg"}, "entry 3 of images: it has no id"),
+        ("instances", "images", "x.jpg", "entry 3 of images: a str where an object with id, file_name should stand"),
+        ("instances", "categories", {"id": 3}, "entry 3 of categories: it has no name"),
+        ("instances", "categories", None, "entry 3 of categories: a NoneType where an object with id, name"),
+        ("instances", "annotations", [1], "entry 2 of annotations: a list where an object with image_id, category_id"),
+        ("instances", "annotations", {"image_id": 1}, "entry 2 of annotations: it has no category_id"),
+        ("instances", "annotations", {}, "entry 2 of annotations: it has no image_id, category_id"),
+        ("instances", "annotations", {"image_id": 1, "category_id": [17]}, r"category \[17\] is not among"),
+        ("captions", "images", {"id": 9}, "entry 3 of images: it has no file_name"),
+        ("captions", "annotations", [1], "entry 3 of annotations: a list where an object with image_id, caption"),
+        ("captions", "annotations", {"image_id": 1}, "entry 3 of annotations: it has no caption"),
+        ("captions", "annotations", {"caption": "a cat"}, "entry 3 of annotations: it has no image_id"),
+        ("captions", "annotations", {"image_id": 1, "caption": 5}, "entry 3 of annotations: its caption is 5, not"),
+    ],
+)
+def test_coco_entry(tmp_path, file, part, bad, message):
+    coco(tmp_path, [(1, 17)], [(1, "a cat"), (2, "a dog")])
+    path = tmp_path / f"{file}_val2014.json"
+    content = json.loads(path.read_text())
+    content[part].append(bad)
+    path.write_text(json.dumps(content))
+    found = read_both(lambda problems: read_coco(tmp_path, OBJECTS, problems), rf"{file}_val2014\.json, .*{message}")
+    assert {name: picture.truth for name, picture in found.items()} == {"1": {"cat"}, "2": {"dog"}}
