@@ -59,7 +59,7 @@ def _both(
         o_image, o_text = _heads(text, layer, embedded), _heads(text, layer, alone)
         if number in layers:
             if chosen is None:
-                picked[number] = _choose(o_image[prompt - 1], o_text[-1], outlier_filter)
+                picked[number] = choose(o_image[prompt - 1], o_text[-1], outlier_filter)
             for head in (picked if chosen is None else chosen)[number]:
                 o_image[0 if rows == "all" else prompt - 1 :, head] *= alpha
                 if reinforce_text:
@@ -68,7 +68,7 @@ def _both(
     return embedded, picked
 
 
-def _choose(image: torch.Tensor, text: torch.Tensor, outlier_filter: bool) -> list[int]:
+def choose(image: torch.Tensor, text: torch.Tensor, outlier_filter: bool) -> list[int]:
     """Numbers of the heads, from their outputs `[H, D]`."""
     vhd = [float((a - b).pow(2).sum().sqrt()) for a, b in zip(image, text, strict=True)]
     ta = [float(b.pow(2).sum()) for b in text]
