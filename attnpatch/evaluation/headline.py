@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from attnpatch.evaluation.results import Results
 
 SHORT = {"perplexity": "ppl", "long_range_perplexity": "ppl names"}
+GAP = 2  # characters between columns
 DETAIL_ONLY = ("candidate_accuracy",)
 
 
@@ -56,17 +58,21 @@ class ShortTable:
         words = self.columns[index].split()
         return max(*map(len, words), *(len(line.cells[index].text) + 1 for line in self.lines), 0)
 
+    @property
+    def room(self) -> int:
+        """Characters that a line needs, the gaps between columns included."""
+        return self.label_width + 2 * GAP + sum(self.width(index) + GAP for index in range(len(self.columns)))
+
     def split(self, room: int) -> list[ShortTable]:
         """Parts that fit into `room` characters, each with the first column."""
-        gap = 2
-        least = self.label_width + self.width(0) + 3 * gap
+        least = self.label_width + self.width(0) + 3 * GAP
         parts, used = [[0]], least
         for index in range(1, len(self.columns)):
-            if used + self.width(index) + gap > room and len(parts[-1]) > 1:
+            if used + self.width(index) + GAP > room and len(parts[-1]) > 1:
                 parts.append([0])
                 used = least
             parts[-1].append(index)
-            used += self.width(index) + gap
+            used += self.width(index) + GAP
         return [
             ShortTable(
                 self.title + (", continued" if number else ""),
@@ -93,6 +99,29 @@ def short_tables(results: Results) -> list[ShortTable]:
     return tables
 
 
+def delta_tables(results: Results) -> list[ShortTable]:
+    """Per length every method's paired differences to stock with their intervals, RULER's tasks among them; none
+    where nothing ran beside stock.
+    """
+    rows = [row for row in results.rows if row.delta is not None and not is_detail(row)]
+    return [
+        _scores(
+            f"Difference to stock with its 95 % interval, {length_text(length)}",
+            [row for row in rows if row.length == length],
+            _delta_cell,
+        )
+        for length in sorted({row.length for row in rows}, key=by_length)
+    ]
+
+
+def delta_texts(row: Row) -> tuple[str, str]:
+    """The paired difference to stock, and its interval."""
+    return (
+        "-" if row.delta is None else f"{row.delta:+.3f}",
+        "-" if row.delta_low is None else f"{row.delta_low:+.3f} to {row.delta_high:+.3f}",
+    )
+
+
 def is_detail(row: Row) -> bool:
     """True for what is left out of the short tables."""
     return row.detail or row.metric in DETAIL_ONLY
@@ -112,13 +141,27 @@ def task_name(task: str, metric: str) -> str:
     return name if metric in METRICS else f"{name} {metric}"
 
 
-def _scores(title: str, rows: list[Row]) -> ShortTable:
+def score_cell(row: Row | None) -> Cell:
+    if row is None:
+        return Cell("-")
+    text = f"{row.value:.2f}" if row.value < 100 else f"{row.value:,.0f}"
+    return Cell(text, row.best, row.significant)
+
+
+def _delta_cell(row: Row | None) -> Cell:
+    if row is None:
+        return Cell("-")
+    delta, interval = delta_texts(row)
+    return Cell(delta if interval == "-" else f"{delta} ({interval})", differs=row.significant)
+
+
+def _scores(title: str, rows: list[Row], shown: Callable[[Row | None], Cell] = score_cell) -> ShortTable:
     tasks = list(dict.fromkeys((row.task, row.metric) for row in rows))
     lines = []
     for budget, method in groups(rows):
         own = {(row.task, row.metric): row for row in rows if (row.budget, row.method) == (budget, method)}
         keys = Cell(keys_text([row.mean_keys for row in own.values()]))
-        lines.append(Line(method, budget, [keys, *(score_cell(own.get(task)) for task in tasks)]))
+        lines.append(Line(method, budget, [keys, *(shown(own.get(task)) for task in tasks)]))
     return ShortTable(title, ["keys", *(task_name(*task) for task in tasks)], lines)
 
 
@@ -155,13 +198,6 @@ def _costs(title: str, rows: list[Row], measured: list[dict[str, Any]]) -> Short
     lines = [Line(method, budget, [Cell(texts[i]) for i in used]) for method, budget, texts in filled]
     names = list(columns)
     return ShortTable(title, [names[i].strip() for i in used], lines)
-
-
-def score_cell(row: Row | None) -> Cell:
-    if row is None:
-        return Cell("-")
-    text = f"{row.value:.2f}" if row.value < 100 else f"{row.value:,.0f}"
-    return Cell(text, row.best, row.significant)
 
 
 def keys_text(values: list[float | None]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attnpatch.evaluation.beside import beside_tables, sources
 from attnpatch.evaluation.cells import OK
 from attnpatch.evaluation.grids import REACH_NOTE, grid_tables
-from attnpatch.evaluation.headline import Cell, ShortTable, short_tables
+from attnpatch.evaluation.headline import Cell, ShortTable, delta_tables, delta_texts, short_tables
 from attnpatch.evaluation.ruler import report as ruler
 from attnpatch.evaluation.summary import Row, by_length, length_text
 from attnpatch.evaluation.vision.notes import picture_notes
@@ -58,6 +58,11 @@ def all_short_tables(results: Results) -> list[ShortTable]:
     return [*ours, *beside_tables(results.beside)]
 
 
+def printed_tables(results: Results) -> list[ShortTable]:
+    """What a run prints: the short tables, and the differences to stock, which summary.md tells task by task."""
+    return [*all_short_tables(results), *delta_tables(results)]
+
+
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
     """A markdown table; the first column is left-aligned, the others right."""
     rule = ["---", *("---:" for _ in columns[1:])]
@@ -65,9 +70,13 @@ def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
 
 
 def headline_markdown(results: Results) -> str:
-    """The short tables alone, for a pipe."""
+    """The printed tables alone, for a pipe."""
+    return _tables_markdown(printed_tables(results))
+
+
+def _tables_markdown(tables: list[ShortTable]) -> str:
     parts = []
-    for table in all_short_tables(results):
+    for table in tables:
         lines = [[line.name, *(_markdown_cell(cell) for cell in line.cells)] for line in table.lines]
         parts.append(f"**{table.title}**\n\n{markdown_table(['method', *table.columns], lines)}")
     return "\n\n".join(parts or ["no cell is ok"]) + "\n"
@@ -79,19 +88,22 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def rich_tables(results: Results, width: int = 120) -> list[RichTable]:
-    """The short tables for a terminal of `width` columns; one that is too wide goes on in another."""
-    return [_rich(part) for table in all_short_tables(results) for part in table.split(width)]
+    """The printed tables for a terminal of `width` columns; one that is too wide goes on in another, and entries that
+    are too wide even so go on in the next line.
+    """
+    return [_rich(part, part.room > width) for table in printed_tables(results) for part in table.split(width)]
 
 
-def _rich(table: ShortTable) -> RichTable:
+def _rich(table: ShortTable, folded: bool) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    shown.add_column("method", min_width=table.label_width)
+    shown.add_column("method", min_width=None if folded else table.label_width, overflow="fold")
     for index, column in enumerate(table.columns):
-        shown.add_column(column.replace(" ", "\n"), justify="right", min_width=table.width(index))
+        least = None if folded else table.width(index)
+        shown.add_column(column.replace(" ", "\n"), justify="right", min_width=least, overflow="fold")
     for index, line in enumerate(table.lines):
         last = index + 1 == len(table.lines) or table.lines[index + 1].budget != line.budget
         cells = [
@@ -104,7 +116,8 @@ def _rich(table: ShortTable) -> RichTable:
 
 def summary_markdown(results: Results) -> str:
     """summary.md: how it was made, the headline, every task in detail, what did not run."""
-    parts = ["# attnpatch evaluation", _header(results), headline_markdown(results).strip(), *notes(results)]
+    short = _tables_markdown(all_short_tables(results)).strip()
+    parts = ["# attnpatch evaluation", _header(results), short, *notes(results)]
     for length in sorted({row.length for row in results.rows}, key=by_length):
         rows = [row for row in results.rows if row.length == length]
         for task, metric in dict.fromkeys((row.task, row.metric) for row in rows):
@@ -173,8 +186,7 @@ def _detail_line(row: Row, routed: bool) -> list[str]:
         *([omega] if routed else []),
         f"**{row.value:.3f}**" if row.best else f"{row.value:.3f}",
         "-" if row.low is None else f"{row.low:.3f} to {row.high:.3f}",
-        "-" if row.delta is None else f"{row.delta:+.3f}",
-        "-" if row.delta_low is None else f"{row.delta_low:+.3f} to {row.delta_high:+.3f}",
+        *delta_texts(row),
         "-" if row.p is None else f"{row.p:.2g}",
         "-" if row.sd is None else f"{row.sd:.3f} ({row.seeds})",
     ]

@@ -39,6 +39,7 @@ def test_run_and_look_again(checkpoint, tmp_path):
     assert done.exit_code == 0, done.output
     assert "| stock | 48.5 |" in done.stdout
     assert done.stdout.lstrip().startswith("**")
+    assert re.search(r"\| sliding\(window=12\) \| \S+ \| \+0\.000 \(\+0\.000 to \+0\.000\) \|", done.stdout)
     data = json.loads((tmp_path / "results.json").read_text())
     assert data["counts"] == {"ok": 8, "skipped": 0, "error": 0}
     assert data["run"]["suite"]["seeds"] == [0, 1]

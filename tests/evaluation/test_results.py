@@ -13,7 +13,7 @@ from rich.console import Console
 
 from attnpatch.evaluation import Results, UsageError
 from attnpatch.evaluation.compare import compare_markdown
-from attnpatch.evaluation.headline import short_tables
+from attnpatch.evaluation.headline import delta_tables, is_detail, short_tables
 from attnpatch.evaluation.tables import headline_markdown, rich_tables
 
 
@@ -138,7 +138,8 @@ def test_markdown(run):
 
 def test_terminal_tables_hold_what_the_short_tables_hold(run):
     results, _ = run
-    for shown, table in zip(rich_tables(results), short_tables(results), strict=True):
+    tables = [*short_tables(results), *delta_tables(results)]
+    for shown, table in zip(rich_tables(results, 200), tables, strict=True):
         assert (len(shown.columns), shown.row_count) == (len(table.columns) + 1, len(table.lines))
     scores, costs = short_tables(results)
     assert scores.columns == ["keys", "needle", "needles16", "ppl", "ppl names"]
@@ -149,17 +150,59 @@ def test_terminal_tables_hold_what_the_short_tables_hold(run):
     assert costs.lines[0].cells[2].text == "1.00"
 
 
+def printed(results, width):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    for table in rich_tables(results, width):
+        console.print(table)
+    return console.file.getvalue()
+
+
 def test_a_narrow_terminal_gets_more_tables_and_loses_nothing(run):
     results, _ = run
-    console = Console(width=40, file=io.StringIO(), color_system=None)
-    tables = rich_tables(results, 40)
-    assert len(tables) > 2
-    for table in tables:
-        console.print(table)
-    text = console.file.getvalue()
-    assert "…" not in text
-    for line in short_tables(results)[0].lines:
-        assert all(cell.text in text for cell in line.cells)
+    assert len(rich_tables(results, 50)) > len(rich_tables(results, 200)) == 3
+    for width, tables in ((40, short_tables(results)), (50, [*short_tables(results), *delta_tables(results)])):
+        text = printed(results, width)
+        assert "…" not in text
+        assert all(cell.text in text for table in tables for line in table.lines for cell in line.cells)
+
+
+def test_entries_wider_than_the_terminal_are_folded_and_not_cut(run):
+    results, _ = run
+    words = printed(results, 30).split()
+    assert "…" not in "".join(words)
+    for line in delta_tables(results)[0].lines:
+        parts = [part for cell in line.cells for part in cell.text.split()]
+        assert all(words.count(part) >= parts.count(part) for part in parts)
+
+
+def test_differences_to_stock_are_printed_as_the_summary_tells_them(run):
+    """On a terminal and in a pipe; the summary has them task by task, and not a second time."""
+    results, _ = run
+    rows = [row for row in results.rows if row.delta is not None and not is_detail(row)]
+    assert len(rows) == 4 * 4  # two methods at two budgets, four metrics
+    summary, shown = results.to_markdown(), (printed(results, 160), headline_markdown(results))
+    for row in rows:
+        delta, interval = f"{row.delta:+.3f}", f"{row.delta_low:+.3f} to {row.delta_high:+.3f}"
+        assert f"| {delta} | {interval} |" in summary
+        assert all(f"{delta} ({interval})" in text for text in shown)
+    assert all("Difference to stock with its 95 % interval, 200 tokens" in text for text in shown)
+    assert "Difference to stock" not in summary
+
+
+def test_differences_of_every_task_and_length():
+    """RULER's tasks have a table of their own for scores; metrics without an interval have a difference alone."""
+    cells = []
+    for task, length in [("needle", 8), ("ruler_vt", 8), ("needle", None)]:
+        for method, hits in [("stock", [1] * 40), ("a", [1] * 20 + [0] * 20)]:
+            cell = made_up(method, None, hits)
+            cells.append({**cell, "length": length, "task": {**cell["task"], "name": task}})
+    cells[-1]["scores"] = cells[-2]["scores"] = {}
+    short, own = delta_tables(Results(cells))
+    assert (short.columns, own.columns) == (["keys", "needle", "ruler_vt"], ["keys", "needle"])
+    assert [[line.name for line in table.lines] for table in (short, own)] == [["a"], ["a"]]
+    assert all(cell.text.startswith("-0.500 (-0.") and cell.differs for cell in short.lines[0].cells[1:])
+    assert own.lines[0].cells[1].text == "-0.500"
+    assert delta_tables(Results(cells[:1])) == []
 
 
 def test_marks():
