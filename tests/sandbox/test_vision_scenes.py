@@ -45,6 +45,13 @@ def test_both_sets_hold_equally_many_objects():
     assert set(counts["biased"]) == set(counts["anti"]) == {2, 3, 4, 5}
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_both_sets_of_test_scenes_hold_equally_many_objects(seed):
+    biased, anti = ([len(s.objects) for s in scenes(which, 400, seed=seed)] for which in ("biased", "anti"))
+    assert biased == anti
+    assert Counter(biased) == {2: 100, 3: 100, 4: 100, 5: 100}
+
+
 def test_partners_stand_together_unless_the_set_is_anti():
     for which in ("train", "biased"):
         found = [PARTNERS[s] in scene.shapes for scene in scenes(which, 500) for s in scene.shapes]

@@ -87,8 +87,8 @@ def scenes(which: str, count: int, *, split: str | None = None, seed: int = 0, s
     A scene depends only on (which, split, seed, index), so any count gives the same ones.
 
     Args:
-        which: "train", "biased" or "anti". "biased" is distributed as "train"; "anti" holds as many objects, but
-            never a shape together with its usual partner.
+        which: "train", "biased" or "anti". "biased" is distributed as "train"; "anti" holds as many objects (in the
+            test stream scene by scene, else on average), but never a shape together with its usual partner.
         count: how many.
         split: "dev" or "test"; "train" scenes have a stream of their own. None: "train" for train, "test" otherwise.
         seed: another seed, other scenes.
@@ -121,7 +121,9 @@ def check(value: str, allowed: tuple[str, ...], what: str = "split") -> str:
 
 def _scene(which: str, key: tuple[int, ...]) -> Scene:
     rng = np.random.default_rng((*key, 0))
-    count = COUNTS[rng.integers(len(COUNTS))]
+    # Measured sets hold equally many objects to the last one; the other streams are what the weights were made with.
+    turn = key[-1] if key[0] == STREAMS.index("test") else rng.integers(len(COUNTS))
+    count = COUNTS[turn % len(COUNTS)]
     kinds = _kinds(which, count, rng)
     combinations = [(shape, colour) for shape in kinds for colour in COLOURS]
     first = [i * len(COLOURS) + int(rng.integers(len(COLOURS))) for i in range(len(kinds))]  # every kind once
