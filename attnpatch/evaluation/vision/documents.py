@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +32,20 @@ class Picture:
             OSError: it cannot be read.
             RuntimeError: it cannot be decoded.
         """
-        _decoded(path)
-        return cls(name, hashlib.sha256(path.read_bytes()).hexdigest(), lambda: _decoded(path))
+        content = path.read_bytes()
+        _decoded(path, content)
+        return cls(name, hashlib.sha256(content).hexdigest(), lambda: _decoded(path, path.read_bytes()))
 
 
-def _decoded(path: Path) -> Image:
+def _decoded(path: Path, content: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
-    with path.open("rb") as file:
-        try:
-            return Image.open(file).convert("RGB")
-        except UnidentifiedImageError as error:
-            raise _undecodable(path, "it is no image, or of a kind that Pillow does not know") from error
-        except Exception as error:  # broken bytes lead Pillow's readers into errors of any kind
-            raise _undecodable(path, str(error).rstrip(".") or type(error).__name__) from error
+    try:
+        return Image.open(BytesIO(content)).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise _undecodable(path, "it is no image, or of a kind that Pillow does not know") from error
+    except Exception as error:  # broken bytes lead Pillow's readers into errors of any kind
+        raise _undecodable(path, str(error).rstrip(".") or type(error).__name__) from error
 
 
 def _undecodable(path: Path, reason: str) -> RuntimeError:
