@@ -126,8 +126,7 @@ def _last_view(call: Call, row: int) -> tuple[torch.Tensor | None, RowsAt]:
     """What the last query row sees, and where it stands; the same for all layers with the same mask and keys."""
     memo, views = ("last row", id(call.mask), call.key.shape[2], call.site.window), call.forward.memo
     if memo not in views:
-        lone = call.mask is None and not row  # it sees all there is
-        visible = None if lone else _visible(call, row, row + 1, None)
+        visible = _visible(call, row, row + 1, None)
         plain = visible is None and call.extra.get("s_aux") is None
         at = RowsAt(call.offset + row, call.key_offset, plain=plain)
         views[memo] = (visible, at, call.mask)  # the mask too: while it lives, nothing else has its id
