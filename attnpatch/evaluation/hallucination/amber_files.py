@@ -73,10 +73,9 @@ def _queries(folder: Path, problems: Problems) -> dict[str, tuple[str, dict[str,
     path = next((folder / name for name in QUERIES if (folder / name).is_file()), folder / QUERIES[0])
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for place, row in rows(path, "AMBER file", problems):
-        lacking = [name for name in ("id", "image", "query") if row.get(name) in (None, "")]
-        if lacking:
-            problems.add(place, f"it has no {', '.join(lacking)}")
-        elif str(row["id"]) in found:
+        if not problems.complete(place, row, ("id", "image", "query")):
+            continue
+        if str(row["id"]) in found:
             problems.add(place, f"id {row['id']} stands there twice")
         else:
             found[str(row["id"])] = place, row

@@ -95,11 +95,7 @@ def _entries(
         place = f"{path}, entry {number} of {part}"
         if not isinstance(row, dict):
             problems.add(place, f"a {type(row).__name__} where an object with {', '.join(needed)} should stand")
-            continue
-        lacking = [name for name in needed if row.get(name) is None]
-        if lacking:
-            problems.add(place, f"it has no {', '.join(lacking)}")
-        else:
+        elif problems.complete(place, row, needed, blank=True):
             yield place, row
 
 

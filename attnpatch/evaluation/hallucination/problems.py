@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from attnpatch.evaluation.errors import UsageError
 from attnpatch.patching.errors import did_you_mean
@@ -38,6 +39,13 @@ class Problems:
         if self.on_bad == STOP:
             raise UsageError(f"{line}. Mend or remove it, or leave such entries out with --on-bad skip.")
         self.found.append(line)
+
+    def complete(self, place: str, row: dict[str, Any], needed: tuple[str, ...], *, blank: bool = False) -> bool:
+        """Does `row` hold all that is needed? If not, that is noted. blank: empty text will do."""
+        lacking = [name for name in needed if row.get(name) is None or (not blank and row[name] == "")]
+        if lacking:
+            self.add(place, f"it has no {', '.join(lacking)}")
+        return not lacking
 
     def to_dict(self) -> dict[str, object]:
         """How many entries were left out, and the first of them."""

@@ -73,9 +73,7 @@ def read_pope(path: Path, split: str, problems: Problems) -> list[Question]:
     """
     found: dict[str, Question] = {}
     for place, row in rows(path, "POPE file", problems):
-        lacking = [name for name in ("question_id", "image", "text", "label") if row.get(name) in (None, "")]
-        if lacking:
-            problems.add(place, f"it has no {', '.join(lacking)}")
+        if not problems.complete(place, row, ("question_id", "image", "text", "label")):
             continue
         try:
             question = as_question({**row, "question_id": f"{split}/{row['question_id']}", "split": split})
@@ -100,9 +98,7 @@ def read_mme(path: Path, problems: Problems) -> list[Question]:
     """
     found: dict[tuple[str, str], list[Question]] = {}
     for place, row in _mme_folder(path, problems) if path.is_dir() else rows(path, "MME file", problems):
-        lacking = [name for name in ("category", "image", "question", "answer") if row.get(name) in (None, "")]
-        if lacking:
-            problems.add(place, f"it has no {', '.join(lacking)}")
+        if not problems.complete(place, row, ("category", "image", "question", "answer")):
             continue
         group, image = str(row["category"]), str(row["image"])
         pair = found.setdefault((group, image), [])
